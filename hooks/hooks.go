@@ -1,0 +1,54 @@
+package hooks
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+
+	"hostmanager/internal/layout"
+	"hostmanager/protocol"
+)
+
+// Builtin is a hook of the platform, sorted by name together with the executable files of its directory.
+type Builtin struct {
+	Name      string // as a file name would be: "03build"
+	Semantics protocol.Semantics
+	// Run does the work. It must stop soon after ctx ends and may be called again after a crash only as Semantics allows.
+	Run func(ctx context.Context, c *Call) error
+	// Undo takes back what Run did or began to do; c.Saved holds what Run last gave to c.Save. It must be safe to call at any point of
+	// Run, twice, and when Run never began. Required for Compensated, nil otherwise.
+	Undo func(ctx context.Context, c *Call) error
+}
+
+// Deployment says which deployment a call belongs to.
+type Deployment struct {
+	RequestID    string
+	InvocationID string
+	CommandName  string // inner name, "CMD-AppDeploy"
+	ID           int64  // 0 where the command carries no manifest
+	VersionLabel string
+	Serial       int64
+}
+
+// Call is what one hook run is given. A Builtin may use it until Run or Undo returns, from one goroutine.
+type Call struct {
+	Root       layout.Root
+	Dir        string // hook directory, "appdeploy/pre"
+	Deployment Deployment
+	Env        []string             // KEY=VALUE for executable hooks
+	Output     io.Writer            // the hook's output, line by line into the activity log; safe for concurrent use
+	Event      func(protocol.Event) // reports an event; the zero Time means now
+	Log        *slog.Logger
+	// Save journals v (JSON) before the effect it describes, so that Undo can find its way after a crash. It may be called again; the last
+	// value counts.
+	Save  func(v any) error
+	Saved json.RawMessage
+}
+
+// Recorder journals the steps of one command. Every method returns after the record is durable.
+type Recorder interface {
+	Started(step string, semantics protocol.Semantics, payload json.RawMessage) error
+	Done(step string, payload json.RawMessage) error
+	Undone(step string) error
+}

@@ -1,0 +1,35 @@
+//go:build deps
+
+package deps
+
+import (
+	_ "github.com/aws/aws-sdk-go-v2/config"
+	_ "github.com/aws/aws-sdk-go-v2/credentials"
+	_ "github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	_ "github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
+	_ "github.com/aws/aws-sdk-go-v2/service/s3"
+	_ "github.com/aws/aws-sdk-go-v2/service/sqs"
+	_ "github.com/cenkalti/backoff/v5"
+	_ "github.com/coreos/go-systemd/v22/daemon"
+	_ "github.com/coreos/go-systemd/v22/activation"
+	_ "github.com/docker/docker/client"
+	_ "github.com/docker/docker/pkg/stdcopy"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/go-containerregistry/pkg/registry"
+	_ "github.com/google/go-containerregistry/pkg/crane"
+	_ "github.com/johannesboyne/gofakes3"
+	_ "github.com/johannesboyne/gofakes3/backend/s3mem"
+	_ "github.com/klauspost/compress/gzip"
+	_ "github.com/moby/patternmatcher/ignorefile"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/schollz/progressbar/v3"
+	_ "github.com/spf13/cobra"
+	_ "go.uber.org/goleak"
+	_ "go.yaml.in/yaml/v3"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "google.golang.org/protobuf/encoding/protowire"
+	_ "gopkg.in/natefinch/lumberjack.v2"
+	_ "pgregory.net/rapid"
+)
