@@ -37,7 +37,9 @@ func ManifestKey(environmentID, name string) string {
 }
 
 // CurrentKey is the key of the desired state.
-func CurrentKey(environmentID string) string { return RuntimePrefix(environmentID) + "versions/current" }
+func CurrentKey(environmentID string) string {
+	return RuntimePrefix(environmentID) + "versions/current"
+}
 
 // SerialKey is the key of the compare-and-swap object behind deployment ids and serials.
 func SerialKey(environmentID string) string { return RuntimePrefix(environmentID) + "versions/serial" }

@@ -53,14 +53,14 @@ type wireRequest struct {
 	CommandName    string   `json:"command_name"`
 	RequestID      string   `json:"request_id"`
 	InstanceIDs    []string `json:"instance_ids,omitempty"`
-	StageNum       flexInt  `json:"stage_num,omitempty"`
-	IsLastStage    flexBool `json:"is_last_stage,omitempty"`
+	StageNum       flexInt  `json:"stage_num,omitzero"`
+	IsLastStage    flexBool `json:"is_last_stage,omitzero"`
 	StageName      string   `json:"stage_name,omitempty"`
 	ResourceName   string   `json:"resource_name,omitempty"`
 	Data           string   `json:"data,omitempty"`
 	DataSHA256     string   `json:"data_sha256,omitempty"`
 	ExecutionData  string   `json:"execution_data,omitempty"`
-	CommandTimeout flexInt  `json:"command_timeout,omitempty"`
+	CommandTimeout flexInt  `json:"command_timeout,omitzero"`
 }
 
 // flexInt reads a number or a numeric string: the original's parsers took both.
