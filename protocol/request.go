@@ -107,7 +107,7 @@ func (f *flexBool) UnmarshalJSON(b []byte) error {
 func DecodeRequest(data string) (Request, error) {
 	var w wireRequest
 	if data == "" {
-		return Request{}, fmt.Errorf("%w: CMD_DATA not provided!", ErrBadRequest)
+		return Request{}, fmt.Errorf("%w: CMD_DATA not provided", ErrBadRequest)
 	}
 	if err := json.Unmarshal([]byte(data), &w); err != nil {
 		return Request{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
@@ -134,9 +134,9 @@ func (r Request) check(timeout flexInt) error {
 	case r.APIVersion != APIVersion:
 		return fmt.Errorf("%w: Not supported command API version %.40q", ErrBadRequest, r.APIVersion)
 	case r.CommandName == "":
-		return fmt.Errorf("%w: Missing command name!", ErrBadRequest)
+		return fmt.Errorf("%w: Missing command name", ErrBadRequest)
 	case r.RequestID == "":
-		return fmt.Errorf("%w: Missing request ID!", ErrBadRequest)
+		return fmt.Errorf("%w: Missing request ID", ErrBadRequest)
 	case r.StageNum != nil && (*r.StageNum < 0 || *r.StageNum > 99):
 		return fmt.Errorf("%w: stage_num %d is not between 0 and 99", ErrBadRequest, *r.StageNum)
 	case timeout.set && (timeout.value <= 0 || time.Duration(timeout.value) > MaxCommandTimeout/time.Second):

@@ -1,0 +1,71 @@
+# hostmanager: build, try, test. `make help` lists the targets.
+
+GO        ?= go
+BUILD     := build
+TOOL      := $(GO) tool -modfile=tools/go.mod
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS   := -s -w -X hostmanager/internal/cli.version=$(VERSION)
+FUZZTIME  ?= 20s
+COUNT     ?= 10
+
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## build/hostmanager and build/hmctl, static and stripped
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BUILD)/ ./cmd/hostmanager ./cmd/hmctl
+
+.PHONY: docker
+docker: ## make sure a Docker Engine answers (installs docker.io with apt where none does)
+	@scripts/docker-engine
+
+.PHONY: demo
+demo: docker build ## deploy testdata/apps/hello to two instances, flip it under load, break it in four ways, clean up
+	$(GO) run ./demo -bin $(BUILD)
+
+.PHONY: test
+test: docker ## every test, with the race detector and the Docker Engine
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+.PHONY: test-aws
+test-aws: ## the wire suite against AWS_ENDPOINT_URL=... (LocalStack: testdata/localstack/compose.yaml)
+	$(GO) test -count=1 ./aws/wire/...
+
+.PHONY: lint
+lint: ## formatting, vet, staticcheck, go.mod in order
+	@test -z "$$($(TOOL) gofumpt -l .)" || { $(TOOL) gofumpt -l .; echo 'run: make fmt'; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	$(GO) mod tidy -diff
+
+.PHONY: fmt
+fmt: ## format everything
+	$(TOOL) gofumpt -w .
+
+.PHONY: bench
+bench: docker build ## the figures of docs/architecture.md, as ratios in one run (COUNT=10 repetitions; KAMAL_PROXY=PATH for that peer)
+	@scripts/bench -bin $(BUILD) -count $(COUNT)
+
+.PHONY: chaos
+chaos: docker ## kill -9 the agent at every point between two journal records of real deployments
+	CGO_ENABLED=1 $(GO) test -race -count=1 -run 'Killed|Crash' ./agent/... ./journal/... ./platform/... ./e2e/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME=20s
+	@scripts/fuzz $(FUZZTIME)
+
+.PHONY: package
+package: build ## dist/: a tar.gz of both binaries with its SHA-256 (deb and rpm: docs/limits.md)
+	mkdir -p dist
+	tar -C . --sort=name --owner=0 --group=0 --mtime=@$${SOURCE_DATE_EPOCH:-0} -czf dist/hostmanager-$(VERSION)-linux-$$($(GO) env GOARCH).tar.gz \
+		README.md LICENSE CHANGELOG.md docs -C $(BUILD) hostmanager hmctl
+	cd dist && sha256sum *.tar.gz > SHA256SUMS && cat SHA256SUMS
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BUILD) dist
