@@ -18,6 +18,8 @@ const (
 	Undone   Type = "undone"   // the step was taken back
 	Result   Type = "result"   // payload: the result to send
 	Sent     Type = "sent"     // the result queue took it
+	lost     Type = "lost"     // written by Open only: the rest of the command's records were unreadable
+	identity Type = "journal"  // the first record: whose journal it is
 )
 
 // Record is one line of the journal.
@@ -39,13 +41,43 @@ type Step struct {
 	At        time.Time // of the last record
 }
 
-// Command is the state of one command, folded from its records.
+// Command is the state of one command, folded from its records. Its JSON payloads are shared: read them, do not change them.
 type Command struct {
 	Identity   string
 	AcceptedAt time.Time
-	Message    json.RawMessage // payload of accepted
-	Steps      []Step          // in the order they were started
-	Result     json.RawMessage // nil until known
-	ResultAt   time.Time
-	SentAt     time.Time // zero until sent
+	Message    json.RawMessage // payload of accepted; nil for an old command that was sent (see Options.KeepBytes)
+	Steps      []Step          // in the order they were started; without payloads once sent
+	Result     json.RawMessage // nil until known, and for an old command that was sent
+	ResultAt   time.Time       // zero until the result is known
+	SentAt     time.Time       // zero until sent
+	// Lost is set when the journal was damaged and the command's end is unknown. Its steps are gone and must not be guessed at: answer it as a
+	// failure and touch nothing.
+	Lost bool
+}
+
+// Finished tells whether the command's result is known.
+func (c Command) Finished() bool { return !c.ResultAt.IsZero() || !c.SentAt.IsZero() }
+
+// Recorder journals the steps of one command. Every method returns after the record is durable. Safe for concurrent use.
+type Recorder struct {
+	journal *Journal
+	command string
+}
+
+// Recorder returns the recorder of an accepted command's steps.
+func (j *Journal) Recorder(identity string) *Recorder { return &Recorder{j, identity} }
+
+// Started journals that a step is about to begin, or, when called again for the same step, what its undo needs now.
+func (r *Recorder) Started(step string, semantics protocol.Semantics, payload json.RawMessage) error {
+	return r.journal.Append(Record{Type: Started, Command: r.command, Step: step, Semantics: semantics, Payload: payload})
+}
+
+// Done journals that a step succeeded. A nil payload leaves the one of Started in place.
+func (r *Recorder) Done(step string, payload json.RawMessage) error {
+	return r.journal.Append(Record{Type: Done, Command: r.command, Step: step, Payload: payload})
+}
+
+// Undone journals that a step was taken back.
+func (r *Recorder) Undone(step string) error {
+	return r.journal.Append(Record{Type: Undone, Command: r.command, Step: step})
 }

@@ -17,6 +17,9 @@ var ErrTooLarge = errors.New("file is larger than allowed")
 
 const tempMark = ".hm-tmp-"
 
+// TempPattern is the pattern for os.CreateTemp of a file that will be renamed to path: hidden, and found by Sweep.
+func TempPattern(path string) string { return "." + filepath.Base(path) + tempMark + "*" }
+
 // WriteFile replaces the content of path. Missing folders are made (0755). The file has exactly perm, whatever the umask says.
 // Safe for concurrent use on one path: the last rename wins.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
@@ -24,7 +27,7 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make folder of %s: %w", path, err)
 	}
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+tempMark+"*")
+	f, err := os.CreateTemp(dir, TempPattern(path))
 	if err != nil {
 		return fmt.Errorf("create temporary file for %s: %w", path, err)
 	}

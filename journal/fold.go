@@ -1,0 +1,205 @@
+package journal
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// wireRecord is a Record as it stands in the file, with what only the first one has.
+type wireRecord struct {
+	Record
+	Instance string `json:"instance,omitempty"`
+}
+
+// encode writes JSON as it is given: without the escaping of <, > and & that would change payloads.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+func decode(payload []byte) (wireRecord, error) {
+	var w wireRecord
+	if err := json.Unmarshal(payload, &w); err != nil {
+		return w, err
+	}
+	if w.Type == "" {
+		return w, fmt.Errorf("record without a type")
+	}
+	return w, nil
+}
+
+// state is everything the journal's records say.
+type state struct {
+	instance string
+	order    []*Command // as accepted
+	byID     map[string]*Command
+	records  int
+	waste    int // bytes of step payloads in the file that nobody needs any more
+}
+
+func newState() *state { return &state{byID: map[string]*Command{}} }
+
+// apply folds one record in. Types it does not know change nothing.
+func (s *state) apply(w wireRecord) {
+	s.records++
+	switch w.Type {
+	case identity:
+		if s.instance == "" {
+			s.instance = w.Instance
+		}
+	case Accepted:
+		c := s.command(w.Record)
+		c.Message = w.Payload
+	case Started, Done, Undone:
+		s.command(w.Record).applyStep(w.Record)
+	case Result:
+		c := s.command(w.Record)
+		c.Result, c.ResultAt, c.Lost = w.Payload, w.Time, false
+	case Sent:
+		c := s.command(w.Record)
+		c.SentAt = w.Time
+		for i := range c.Steps {
+			s.waste += len(c.Steps[i].Payload)
+			c.Steps[i].Payload = nil
+		}
+	case lost:
+		c := s.command(w.Record)
+		c.Lost, c.Steps = true, nil
+	}
+}
+
+// command finds or adds the command of a record. Only a damaged journal holds records of a command it never accepted.
+func (s *state) command(r Record) *Command {
+	c := s.byID[r.Command]
+	if c == nil {
+		c = &Command{Identity: r.Command, AcceptedAt: r.Time}
+		s.byID[r.Command] = c
+		s.order = append(s.order, c)
+	}
+	return c
+}
+
+func (c *Command) applyStep(r Record) {
+	i := slices.IndexFunc(c.Steps, func(s Step) bool { return s.Name == r.Step })
+	if i < 0 {
+		i = len(c.Steps)
+		c.Steps = append(c.Steps, Step{Name: r.Step})
+	}
+	step := &c.Steps[i]
+	step.State, step.At = r.Type, r.Time
+	if r.Type == Started {
+		step.Semantics = r.Semantics
+	}
+	if r.Type == Started || r.Payload != nil {
+		step.Payload = r.Payload
+	}
+}
+
+func (c *Command) clone() Command {
+	d := *c
+	d.Steps = slices.Clone(c.Steps)
+	return d
+}
+
+func (s *state) commands() []Command {
+	all := make([]Command, len(s.order))
+	for i, c := range s.order {
+		all[i] = c.clone()
+	}
+	return all
+}
+
+// loaded is what reading a file to its end found.
+type loaded struct {
+	state   *state
+	format  int   // 0: the header is unreadable
+	sound   int64 // bytes up to the end of the last frame before anything is wrong
+	size    int64
+	damaged bool // something is wrong that no torn write explains
+}
+
+// torn is the number of bytes an unfinished write left at the end.
+func (l *loaded) torn() int64 {
+	if l.damaged {
+		return 0
+	}
+	return l.size - l.sound
+}
+
+// load reads a journal and calls each, when given, with every payload it could read, in order.
+func load(r io.ReaderAt, size int64, each func(wireRecord, []byte) error) (*loaded, error) {
+	l := &loaded{state: newState(), size: size}
+	f := newFrames(r, size)
+	head, err := f.view(0, headerSize)
+	if err != nil {
+		return nil, err
+	}
+	if head == nil { // too short to be anything: a file that was never finished
+		return l, nil
+	}
+	l.format, l.sound = parseHeader(head), int64(headerSize)
+	l.damaged = l.format == 0
+	for {
+		payload, err := f.next()
+		switch {
+		case err == io.EOF:
+			return l, nil
+		case err == errBadFrame:
+			more, err := l.pass(f)
+			if err != nil || !more {
+				return l, err
+			}
+			continue
+		case err != nil:
+			return nil, err
+		}
+		w, err := decode(payload)
+		if err != nil { // sound frame, unsound content: never written by us
+			l.damaged = true
+			continue
+		}
+		l.state.apply(w)
+		if each != nil {
+			if err := each(w, payload); err != nil {
+				return nil, err
+			}
+		}
+		if !l.damaged {
+			l.sound = f.off
+		}
+	}
+}
+
+// pass judges a bad frame and moves behind it. One write is one frame, so more rubbish than a frame can hold, or a sound frame behind it, is
+// no torn write.
+func (l *loaded) pass(f *frames) (more bool, err error) {
+	if l.size-f.off > MaxRecord+frameHead {
+		l.damaged = true
+	}
+	more, err = f.seek()
+	if more {
+		l.damaged = true
+	}
+	return more, err
+}
+
+// Snapshot is what a journal says, read without its lock.
+type Snapshot struct {
+	Format   int
+	Instance string
+	Commands []Command // in the order of acceptance
+	Records  int
+	Bytes    int64
+	Torn     int64 // bytes at the end that are no whole record: being written now, or left by a crash
+	Damaged  bool  // part of the file is unreadable; the agent will set it aside when it opens it
+	ReadAt   time.Time
+}
