@@ -1,0 +1,168 @@
+package environment
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"hostmanager/protocol"
+)
+
+// Serial is a place in the order of deployments.
+type Serial struct {
+	DeploymentID int64 `json:"deployment_id"`
+	Serial       int64 `json:"serial"`
+}
+
+// counter is the object behind the serials. Writer makes every content unique.
+type counter struct {
+	Serial
+	Writer string `json:"writer"`
+}
+
+func decodeCounter(key string, data []byte) (counter, error) {
+	var c counter
+	if data == nil {
+		return c, nil
+	}
+	if err := json.Unmarshal(data, &c); err != nil || c.DeploymentID < 0 || c.Serial.Serial < 0 {
+		return c, fmt.Errorf("%w: %s", ErrCorrupt, key)
+	}
+	return c, nil
+}
+
+// NextSerial gives out the next deployment id and serial. No two calls, wherever they are made, get the same; numbers of a call that failed
+// may stay unused.
+func (r *Record) NextSerial(ctx context.Context) (Serial, error) {
+	key, writer := protocol.SerialKey(r.id), newNonce()
+	var given Serial
+	_, err := r.swap(ctx, key, maxSmall, func(old []byte) ([]byte, error) {
+		c, err := decodeCounter(key, old)
+		if err != nil {
+			return nil, err
+		}
+		given = Serial{DeploymentID: c.DeploymentID + 1, Serial: c.Serial.Serial + 1}
+		return json.Marshal(counter{given, writer})
+	})
+	if err != nil {
+		return Serial{}, fmt.Errorf("take a deployment id: %w", err)
+	}
+	return given, nil
+}
+
+// LastSerial returns what NextSerial gave out last; zeros when it never did.
+func (r *Record) LastSerial(ctx context.Context) (Serial, error) {
+	key := protocol.SerialKey(r.id)
+	data, _, err := r.store.Get(ctx, key, maxSmall)
+	if errors.Is(err, ErrNotFound) {
+		return Serial{}, nil
+	}
+	if err != nil {
+		return Serial{}, fmt.Errorf("read the deployment counter: %w", err)
+	}
+	c, err := decodeCounter(key, data)
+	return c.Serial, err
+}
+
+// manifestTries bounds how many names are tried when manifests are made in the same millisecond.
+const manifestTries = 1000
+
+// PutManifest stores a manifest under a new name and returns the name and the SHA-256 of the object.
+func (r *Record) PutManifest(ctx context.Context, m protocol.Manifest) (name, sha256 string, err error) {
+	data, err := m.Encode()
+	if err != nil {
+		return "", "", fmt.Errorf("encode manifest: %w", err)
+	}
+	if _, err := protocol.DecodeManifest(data); err != nil {
+		return "", "", fmt.Errorf("store manifest: %w", err)
+	}
+	at := r.wall()
+	for range manifestTries {
+		name = protocol.ManifestName(at)
+		_, err = r.write(ctx, protocol.ManifestKey(r.id, name), data, Condition{Absent: true})
+		if !errors.Is(err, ErrPrecondition) {
+			break
+		}
+		at = at.Add(time.Millisecond)
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("store manifest: %w", err)
+	}
+	return name, protocol.Digest(data), nil
+}
+
+// GetManifest reads a manifest by name, and its bytes as they are stored. With a sha256 (hex) anything else than that object is ErrDigest.
+func (r *Record) GetManifest(ctx context.Context, name, sha256 string) (protocol.Manifest, []byte, error) {
+	if !protocol.ValidManifestName(name) {
+		return protocol.Manifest{}, nil, fmt.Errorf("%.80q is no name of a manifest", name)
+	}
+	data, _, err := r.store.Get(ctx, protocol.ManifestKey(r.id, name), maxManifest)
+	if err != nil {
+		return protocol.Manifest{}, nil, fmt.Errorf("read manifest %s: %w", name, err)
+	}
+	if got := protocol.Digest(data); sha256 != "" && got != sha256 {
+		return protocol.Manifest{}, nil, fmt.Errorf("read manifest %s: %w: it has %s, want %s", name, ErrDigest, got, sha256)
+	}
+	m, err := protocol.DecodeManifest(data)
+	if err != nil {
+		return protocol.Manifest{}, nil, fmt.Errorf("read manifest %s: %w", name, err)
+	}
+	return m, data, nil
+}
+
+// Current returns the desired state, or ErrNoCurrent.
+func (r *Record) Current(ctx context.Context) (protocol.Current, error) {
+	key := protocol.CurrentKey(r.id)
+	data, _, err := r.store.Get(ctx, key, maxSmall)
+	if errors.Is(err, ErrNotFound) {
+		return protocol.Current{}, ErrNoCurrent
+	}
+	if err != nil {
+		return protocol.Current{}, fmt.Errorf("read the desired state: %w", err)
+	}
+	return decodeCurrent(key, data)
+}
+
+func decodeCurrent(key string, data []byte) (protocol.Current, error) {
+	var c protocol.Current
+	if err := json.Unmarshal(data, &c); err != nil || !protocol.ValidManifestName(c.Manifest) || c.SHA256 == "" || c.Serial <= 0 {
+		return protocol.Current{}, fmt.Errorf("%w: %s", ErrCorrupt, key)
+	}
+	return c, nil
+}
+
+// CurrentManifest returns the desired state and its manifest, or ErrNoCurrent.
+func (r *Record) CurrentManifest(ctx context.Context) (protocol.Current, protocol.Manifest, error) {
+	c, err := r.Current(ctx)
+	if err != nil {
+		return protocol.Current{}, protocol.Manifest{}, err
+	}
+	m, _, err := r.GetManifest(ctx, c.Manifest, c.SHA256)
+	return c, m, err
+}
+
+// MoveCurrent makes c the desired state. It only moves forward: where the present state has a higher serial, or the same with another
+// manifest, the error is ErrStale and nothing changes. Moving to what is there already is no error.
+func (r *Record) MoveCurrent(ctx context.Context, c protocol.Current) error {
+	key := protocol.CurrentKey(r.id)
+	_, err := r.swap(ctx, key, maxSmall, func(old []byte) ([]byte, error) {
+		if old != nil {
+			present, err := decodeCurrent(key, old)
+			switch {
+			case err != nil:
+				return nil, err
+			case present == c:
+				return nil, nil
+			case present.Serial >= c.Serial:
+				return nil, fmt.Errorf("%w: serial %d is not after %d", ErrStale, c.Serial, present.Serial)
+			}
+		}
+		return json.Marshal(c)
+	})
+	if err != nil {
+		return fmt.Errorf("move the desired state: %w", err)
+	}
+	return nil
+}
