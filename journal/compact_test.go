@@ -1,0 +1,191 @@
+package journal_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hostmanager/journal"
+	"hostmanager/protocol"
+)
+
+var update = flag.Bool("update", false, "write testdata anew")
+
+// at gives records a time.
+func at(when time.Time, records []journal.Record) []journal.Record {
+	for i := range records {
+		records[i].Time = when
+	}
+	return records
+}
+
+func TestCompact_ForgetsAfterTheWindow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := open(t, path, nil)
+	add(t, j, at(day.Add(-journal.Window-time.Hour), life("old"))...)
+	add(t, j, at(day.Add(-journal.Window-time.Hour), life("old, result never sent")[:6])...)
+	add(t, j, at(day.Add(-journal.Window-time.Hour), life("old, interrupted")[:3])...)
+	add(t, j, at(day.Add(-journal.Window+time.Hour), life("young"))...)
+	add(t, j, at(day, life("now")[:6])...)
+	want := j.Commands()[2:]
+	if err := j.Compact(day); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, j.Commands()); diff != "" {
+		t.Error(diff)
+	}
+	add(t, j, life("after")...)
+	want = j.Commands()
+	_ = j.Close()
+	if diff := cmp.Diff(want, open(t, path, nil).Commands()); diff != "" {
+		t.Error("opened again:", diff)
+	}
+}
+
+func TestCompact_DropsPayloadsNobodyNeeds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	secret := strings.Repeat("undo", 100)
+	j := open(t, path, nil)
+	for _, id := range []string{"sent", "unsent"} {
+		records := life(id)
+		records[1].Payload = raw(`"` + secret + id + `"`)
+		if id == "unsent" {
+			records = records[:6]
+		}
+		add(t, j, records...)
+	}
+	_ = j.Close()
+	want := open(t, path, nil).Commands() // Open compacts
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(data, []byte(secret+"sent")) || !bytes.Contains(data, []byte(secret+"unsent")) {
+		t.Errorf("payload of the sent command kept, or of the unsent one dropped:\n%q", data)
+	}
+	if len(want) != 2 || len(want[0].Steps) != 2 || want[1].Steps[0].Payload == nil || want[0].Result == nil {
+		t.Errorf("%+v", want)
+	}
+}
+
+func TestCompact_BoundsWhatOldResultsHold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	o := options(nil)
+	o.CompactAt, o.KeepBytes = 64<<10, 32<<10
+	j, err := journal.Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	big := `"` + strings.Repeat("r", 2000) + `"`
+	for i := range 200 {
+		records := life(fmt.Sprint("c", i))
+		records[5].Payload = raw(big)
+		add(t, j, records[0], records[5], records[6])
+	}
+	st, err := os.Stat(path)
+	if err != nil || st.Size() > 200<<10 {
+		t.Errorf("journal grew to %d bytes", st.Size())
+	}
+	commands := j.Commands()
+	if len(commands) != 200 || commands[0].Result != nil || !commands[0].Finished() || commands[199].Result == nil {
+		t.Errorf("%d commands, first %+v", len(commands), commands[0])
+	}
+	if err := j.Append(life("c0")[0]); err == nil {
+		t.Error("an old command was accepted again")
+	}
+}
+
+// newer is a journal as a later version could write it: other record types, other members, a higher format.
+func newer() []byte {
+	b := []byte("HMJOURNAL 00007\n")
+	for _, payload := range []string{
+		`{"type":"journal","instance":"` + instance + `","time":"2026-11-21T12:00:00Z","by":"hostmanager 9"}`,
+		`{"type":"accepted","command":"one","time":"2026-11-21T12:00:00Z","payload":{"a":1},"lane":"exclusive"}`,
+		`{"type":"paused","command":"one","time":"2026-11-21T12:00:00Z","why":"operator"}`,
+		`{"type":"weather","sky":"blue"}`,
+		`{"type":"started","command":"one","time":"2026-11-21T12:00:00Z","step":"s","semantics":"someday","payload":{"b":2},"try":3}`,
+		`{"type":"result","command":"one","time":"2026-11-21T12:00:00Z","payload":{"c":3}}`,
+		`{"type":"sent","command":"one","time":"2026-11-21T12:00:00Z"}`,
+	} {
+		b = append(b, frameOf(payload)...)
+	}
+	return b
+}
+
+func TestOpen_NewerJournalIsReadAndKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	put(t, path, newer())
+	var e events
+	j := open(t, path, &e)
+	c, ok := j.Command("one")
+	if !ok || !c.Finished() || len(c.Steps) != 1 || c.Steps[0].Semantics != "someday" || len(e) != 0 {
+		t.Fatalf("%+v, events %s", c, e.String())
+	}
+	if err := j.Compact(day); err != nil {
+		t.Fatal(err)
+	}
+	add(t, j, life("two")...)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"HMJOURNAL 00007\n", `"lane":"exclusive"`, `"why":"operator"`, `{"type":"weather","sky":"blue"}`, `"try":3`, `"by":"hostmanager 9"`} {
+		if !bytes.Contains(data, []byte(want)) {
+			t.Errorf("%s was not kept:\n%q", want, data)
+		}
+	}
+	if bytes.Contains(data, []byte(`{"b":2}`)) {
+		t.Error("the sent command's step kept its payload")
+	}
+}
+
+// TestOpen_ReleasedFormat1 holds that the file every released version of format 1 wrote can still be read. Never write it anew.
+func TestOpen_ReleasedFormat1(t *testing.T) {
+	sample := filepath.Join("testdata", "journal-v1")
+	if *update {
+		data, _ := write(t, filepath.Join(t.TempDir(), "journal"), append(append(life("one"), life("two")[:6]...), life("three")[:4]...)...)
+		put(t, sample, data)
+	}
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "journal")
+	put(t, path, data)
+	var e events
+	got := open(t, path, &e).Commands()
+	step := func(name string, s protocol.Semantics, state journal.Type, payload string) journal.Step {
+		st := journal.Step{Name: name, Semantics: s, State: state, At: day}
+		if payload != "" {
+			st.Payload = raw(payload)
+		}
+		return st
+	}
+	want := []journal.Command{
+		{
+			Identity: "one", AcceptedAt: day, Message: raw(`{"Data":"<a&b>","of":"one"}`),
+			Steps:  []journal.Step{step("pre/01", protocol.Compensated, journal.Undone, ""), step("pre/02", protocol.Once, journal.Started, "")},
+			Result: raw(`{"Status":"SUCCESS","of":"one"}`), ResultAt: day, SentAt: day,
+		},
+		{
+			Identity: "two", AcceptedAt: day, Message: raw(`{"Data":"<a&b>","of":"two"}`),
+			Steps:  []journal.Step{step("pre/01", protocol.Compensated, journal.Undone, `{"image":"x"}`), step("pre/02", protocol.Once, journal.Started, "")},
+			Result: raw(`{"Status":"SUCCESS","of":"two"}`), ResultAt: day,
+		},
+		{
+			Identity: "three", AcceptedAt: day, Message: raw(`{"Data":"<a&b>","of":"three"}`),
+			Steps: []journal.Step{step("pre/01", protocol.Compensated, journal.Done, `{"image":"x"}`), step("pre/02", protocol.Once, journal.Started, "")},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(e) != 0 {
+		t.Errorf("events %s%s", e.String(), diff)
+	}
+}

@@ -1,0 +1,212 @@
+package journal_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"hostmanager/journal"
+	"hostmanager/protocol"
+)
+
+// TestJournal_AsItsModel drives a journal and the plainest possible model of it with the same random calls, reopening and compacting between.
+func TestJournal_AsItsModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "journal-model")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		m := &model{path: filepath.Join(dir, "journal"), now: day, commands: map[string]*journal.Command{}}
+		m.reopen(t)
+		defer func() { _ = m.journal.Close() }()
+		t.Repeat(map[string]func(*rapid.T){
+			"append":  m.append,
+			"reopen":  m.reopen,
+			"compact": m.compact,
+			"pass": func(t *rapid.T) {
+				m.now = m.now.Add(time.Duration(rapid.IntRange(1, 200).Draw(t, "hours")) * time.Hour)
+			},
+			"": m.check,
+		})
+	})
+}
+
+type model struct {
+	path     string
+	now      time.Time
+	journal  *journal.Journal
+	order    []string
+	commands map[string]*journal.Command
+}
+
+func (m *model) append(t *rapid.T) {
+	id := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "command")
+	r := journal.Record{
+		Type:    rapid.SampledFrom([]journal.Type{journal.Accepted, journal.Started, journal.Done, journal.Undone, journal.Result, journal.Sent}).Draw(t, "type"),
+		Command: id, Time: m.now,
+	}
+	if rapid.Bool().Draw(t, "has payload") {
+		r.Payload = raw(`{"n":"` + rapid.StringMatching(`[a-z<>&]{0,8}`).Draw(t, "payload") + `"}`)
+	}
+	switch r.Type {
+	case journal.Started, journal.Done, journal.Undone:
+		r.Step = rapid.SampledFrom([]string{"x", "y"}).Draw(t, "step")
+		r.Semantics = protocol.Once
+	}
+	c := m.commands[id]
+	err := m.journal.Append(r)
+	if (err == nil) != ((r.Type == journal.Accepted) == (c == nil)) {
+		t.Fatalf("append %s of %s: %v", r.Type, id, err)
+	}
+	if err == nil {
+		m.apply(r, c)
+	}
+}
+
+func (m *model) apply(r journal.Record, c *journal.Command) {
+	switch r.Type {
+	case journal.Accepted:
+		m.commands[r.Command] = &journal.Command{Identity: r.Command, AcceptedAt: r.Time, Message: r.Payload}
+		m.order = append(m.order, r.Command)
+	case journal.Result:
+		c.Result, c.ResultAt = r.Payload, r.Time
+	case journal.Sent:
+		c.SentAt = r.Time
+		for i := range c.Steps {
+			c.Steps[i].Payload = nil
+		}
+	default:
+		m.step(r, c)
+	}
+}
+
+func (m *model) step(r journal.Record, c *journal.Command) {
+	for i := range c.Steps {
+		if s := &c.Steps[i]; s.Name == r.Step {
+			s.State, s.At = r.Type, r.Time
+			if r.Type == journal.Started {
+				s.Semantics = r.Semantics
+			}
+			if r.Payload != nil || r.Type == journal.Started {
+				s.Payload = r.Payload
+			}
+			return
+		}
+	}
+	s := journal.Step{Name: r.Step, State: r.Type, Payload: r.Payload, At: r.Time}
+	if r.Type == journal.Started {
+		s.Semantics = r.Semantics
+	}
+	c.Steps = append(c.Steps, s)
+}
+
+func (m *model) reopen(t *rapid.T) {
+	if m.journal != nil {
+		_ = m.journal.Close()
+	}
+	var err error
+	m.journal, err = journal.Open(m.path, journal.Options{
+		InstanceID: instance, CompactAt: 1 << 10, Now: func() time.Time { return m.now },
+		OnEvent: func(e protocol.Event) { t.Fatalf("event: %s", e.Msg) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *model) compact(t *rapid.T) {
+	if err := m.journal.Compact(m.now); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range m.journal.Commands() {
+		if c.Finished() && m.now.Sub(latest(c)) > journal.Window {
+			t.Fatalf("%+v outlived the window", c)
+		}
+	}
+}
+
+func latest(c journal.Command) time.Time {
+	if c.SentAt.After(c.ResultAt) {
+		return c.SentAt
+	}
+	return c.ResultAt
+}
+
+// check compares. Any append or open may compact, so a command past the window may be gone, and what came after Sent may be slimmed.
+func (m *model) check(t *rapid.T) {
+	var want []journal.Command
+	var order []string
+	for _, id := range m.order {
+		c := m.commands[id]
+		if _, ok := m.journal.Command(id); !ok && c.Finished() && m.now.Sub(latest(*c)) > journal.Window {
+			delete(m.commands, id)
+			continue
+		}
+		order = append(order, id)
+		want = append(want, strip(*c))
+	}
+	m.order = order
+	got := m.journal.Commands()
+	for i := range got {
+		got[i] = strip(got[i])
+	}
+	if diff := cmp.Diff(want, got, cmp.Transformer("nil", func(c []journal.Command) []journal.Command { return append([]journal.Command{}, c...) })); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+// strip removes the payloads that compaction may take: those of steps of sent commands, whenever they were written.
+func strip(c journal.Command) journal.Command {
+	steps := append([]journal.Step(nil), c.Steps...)
+	if !c.SentAt.IsZero() {
+		for i := range steps {
+			steps[i].Payload = nil
+		}
+	}
+	c.Steps = steps
+	return c
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(newer())
+	sample, err := os.ReadFile(filepath.Join("testdata", "journal-v1"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sample)
+	f.Add(sample[:len(sample)-5])
+	flipped := bytes.Clone(sample)
+	flipped[200] ^= 4
+	f.Add(flipped)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "journal")
+		put(t, path, data)
+		s, err := journal.Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j, err := journal.Open(path, options(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Instance == instance && !s.Damaged && len(j.Commands()) > len(s.Commands) {
+			t.Errorf("open knows more than read: %+v, %+v", j.Commands(), s.Commands)
+		}
+		if err := j.Append(journal.Record{Type: journal.Accepted, Command: "a command no fuzzer guesses"}); err != nil {
+			t.Fatal(err)
+		}
+		want := len(j.Commands())
+		_ = j.Close()
+		again, err := journal.Read(path)
+		if err != nil || again.Damaged || again.Torn != 0 || len(again.Commands) != want {
+			t.Fatalf("after open and append: %+v, %v", again, err)
+		}
+	})
+}
