@@ -1,0 +1,130 @@
+// Package config is the agent's configuration: a file, over it environment variables, over them flags. Every option has all three; the table in
+// options.go is the only place that lists them, and docs/configuration.md is held to it by a test. The package reads the file and nothing else.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"hostmanager/internal/atomicfile"
+	"hostmanager/protocol"
+)
+
+// ErrInvalid marks a configuration that cannot be used. The text names the option and what is allowed.
+var ErrInvalid = errors.New("invalid configuration")
+
+// maxFile bounds the configuration file in bytes.
+const maxFile = 1 << 20
+
+// Config is what an operator can choose. New sets the defaults, Load reads, Validate checks.
+type Config struct {
+	EnvironmentID    string        `yaml:"environment_id"`
+	EnvironmentName  string        `yaml:"environment_name"`
+	InstanceID       string        `yaml:"instance_id"`
+	Region           string        `yaml:"region"`
+	Bucket           string        `yaml:"bucket"`
+	CommandQueueURL  string        `yaml:"command_queue_url"`
+	ResultQueues     []string      `yaml:"result_queues"`
+	Platform         string        `yaml:"platform"`
+	Proxy            string        `yaml:"proxy"`
+	Listen           string        `yaml:"listen"`
+	DockerNamespace  string        `yaml:"docker_namespace"`
+	DrainTimeout     time.Duration `yaml:"drain_timeout"`
+	RegisterInterval time.Duration `yaml:"register_interval"`
+	SharedCommands   int           `yaml:"shared_commands"`
+	LogLevel         string        `yaml:"log_level"`
+}
+
+// New returns the defaults.
+func New() Config {
+	return Config{
+		Platform: "docker", Proxy: "builtin", Listen: ":80", DrainTimeout: 15 * time.Minute,
+		RegisterInterval: time.Minute, SharedCommands: 4, LogLevel: "info",
+	}
+}
+
+// Load returns the defaults, overlaid by the file, the environment and the flags that were set. A file that is missing is an error only when it
+// was asked for. It does not Validate.
+func Load(file string, asked bool, getenv func(string) (string, bool), flags map[string]string) (Config, error) {
+	c := New()
+	if err := c.readFile(file, asked); err != nil {
+		return c, err
+	}
+	for _, o := range Options() {
+		name := o.Variable()
+		if v, ok := getenv(name); ok {
+			if err := o.Set(&c, v); err != nil {
+				return c, fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
+			}
+		}
+		if v, ok := flags[o.Flag()]; ok {
+			if err := o.Set(&c, v); err != nil {
+				return c, fmt.Errorf("%w: --%s: %w", ErrInvalid, o.Flag(), err)
+			}
+		}
+	}
+	return c, nil
+}
+
+func (c *Config) readFile(file string, asked bool) error {
+	data, err := atomicfile.ReadFileLimit(file, maxFile)
+	if errors.Is(err, fs.ErrNotExist) && !asked {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: read %s: %w", ErrInvalid, file, err)
+	}
+	d := yaml.NewDecoder(strings.NewReader(string(data)))
+	d.KnownFields(true)
+	if err := d.Decode(c); err != nil && err.Error() != "EOF" { // an empty file
+		return fmt.Errorf("%w: read %s: %w", ErrInvalid, file, err)
+	}
+	return nil
+}
+
+// Validate reports everything that is wrong at once.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: %s %s", ErrInvalid, key, fmt.Sprintf(format, args...)))
+	}
+	if !protocol.ValidID(c.EnvironmentID) {
+		bad("environment_id", "is %q, want letters, digits, - and _", c.EnvironmentID)
+	}
+	if c.InstanceID != "" && !protocol.ValidID(c.InstanceID) {
+		bad("instance_id", "is %q, want letters, digits, - and _", c.InstanceID)
+	}
+	if c.Bucket == "" {
+		bad("bucket", "is missing: it names the S3 bucket of the environment's record")
+	}
+	for key, choice := range map[string][]string{"platform": {c.Platform, "docker"}, "proxy": {c.Proxy, "builtin", "nginx", "none"}, "log_level": {c.LogLevel, "debug", "info", "warn", "error"}} {
+		if !strings.Contains("|"+strings.Join(choice[1:], "|")+"|", "|"+choice[0]+"|") {
+			bad(key, "is %q, want one of %s", choice[0], strings.Join(choice[1:], ", "))
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		bad("listen", "is %q, want host:port or :port", c.Listen)
+	}
+	if c.DockerNamespace != "" && !protocol.ValidID(c.DockerNamespace) {
+		bad("docker_namespace", "is %q, want letters, digits, - and _", c.DockerNamespace)
+	}
+	if c.DrainTimeout < 0 || c.RegisterInterval <= 0 {
+		bad("drain_timeout, register_interval", "are %v, %v, want durations such as 90s or 15m", c.DrainTimeout, c.RegisterInterval)
+	}
+	if c.SharedCommands < 1 || c.SharedCommands > 64 {
+		bad("shared_commands", "is %d, want 1 to 64", c.SharedCommands)
+	}
+	for _, p := range c.ResultQueues {
+		if _, err := path.Match(p, ""); err != nil {
+			bad("result_queues", "has the pattern %q, which is malformed", p)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,77 @@
+package config
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Option is one row of the table: a key of the file, a variable HOSTMANAGER_<KEY>, a flag, and what it is for.
+type Option struct {
+	Key string
+	Doc string // one line, as --help and the manual show it
+	Set func(c *Config, value string) error
+	Get func(c Config) string
+}
+
+// Variable is the environment variable of the option.
+func (o Option) Variable() string { return "HOSTMANAGER_" + strings.ToUpper(o.Key) }
+
+// Flag is the option's flag without the dashes.
+func (o Option) Flag() string { return strings.ReplaceAll(o.Key, "_", "-") }
+
+// Options returns the table of options, in the order of the manual.
+func Options() []Option {
+	return []Option{
+		text("environment_id", "id of the environment this instance belongs to (required)", func(c *Config) *string { return &c.EnvironmentID }),
+		text("environment_name", "name of the environment, for people", func(c *Config) *string { return &c.EnvironmentName }),
+		text("instance_id", "id of this instance; asked of the instance metadata service when not given", func(c *Config) *string { return &c.InstanceID }),
+		text("region", "AWS region; asked of the AWS configuration, then of the instance metadata service, when not given", func(c *Config) *string { return &c.Region }),
+		text("bucket", "S3 bucket of the environment's record (required)", func(c *Config) *string { return &c.Bucket }),
+		text("command_queue_url", "URL of this instance's command queue; hostmanager-<environment_id>-cmd-<instance_id>, made when missing, when not given", func(c *Config) *string { return &c.CommandQueueURL }),
+		list("result_queues", "URL patterns results may be sent to; queues named hostmanager-* beside the command queue when not given", func(c *Config) *[]string { return &c.ResultQueues }),
+		text("platform", "what commands act upon: docker", func(c *Config) *string { return &c.Platform }),
+		text("proxy", "builtin, nginx or none", func(c *Config) *string { return &c.Proxy }),
+		text("listen", "address the proxy serves clients on", func(c *Config) *string { return &c.Listen }),
+		text("docker_namespace", "keeps the containers and images of several agents on one Docker Engine apart", func(c *Config) *string { return &c.DockerNamespace }),
+		duration("drain_timeout", "how long a stopping agent waits for the running command before it aborts it", func(c *Config) *time.Duration { return &c.DrainTimeout }),
+		duration("register_interval", "how often the instance's registration in the record is renewed", func(c *Config) *time.Duration { return &c.RegisterInterval }),
+		number("shared_commands", "how many commands that change nothing may run at once", func(c *Config) *int { return &c.SharedCommands }),
+		text("log_level", "of hostmanager.log: debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
+	}
+}
+
+func text(key, doc string, field func(*Config) *string) Option {
+	return Option{
+		Key: key, Doc: doc,
+		Set: func(c *Config, v string) error { *field(c) = v; return nil },
+		Get: func(c Config) string { return *field(&c) },
+	}
+}
+
+func list(key, doc string, field func(*Config) *[]string) Option {
+	return Option{
+		Key: key, Doc: doc + " (separated by commas)",
+		Set: func(c *Config, v string) error {
+			*field(c) = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
+			return nil
+		},
+		Get: func(c Config) string { return strings.Join(*field(&c), ",") },
+	}
+}
+
+func duration(key, doc string, field func(*Config) *time.Duration) Option {
+	return Option{
+		Key: key, Doc: doc,
+		Set: func(c *Config, v string) (err error) { *field(c), err = time.ParseDuration(v); return err },
+		Get: func(c Config) string { return field(&c).String() },
+	}
+}
+
+func number(key, doc string, field func(*Config) *int) Option {
+	return Option{
+		Key: key, Doc: doc,
+		Set: func(c *Config, v string) (err error) { *field(c), err = strconv.Atoi(v); return err },
+		Get: func(c Config) string { return strconv.Itoa(*field(&c)) },
+	}
+}

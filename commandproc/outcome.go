@@ -1,0 +1,70 @@
+package commandproc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"hostmanager/protocol"
+)
+
+// maxOutput is how many characters of a failed program's last output the result repeats; the rest stands in the activity log.
+const maxOutput = 256
+
+const moreDetail = " For more detail, check /var/log/eb-activity.log using console or EB CLI"
+
+// Failed is an error that knows the exit code of what failed. Package hooks' errors do.
+type Failed interface {
+	error
+	ExitCode() int
+}
+
+// WithOutput is an error that knows the last output of what failed.
+type WithOutput interface {
+	error
+	LastOutput() string
+}
+
+// lastOutput keeps the end of a text: the original's cut.
+func lastOutput(text string) string {
+	text = strings.TrimSpace(strings.ToValidUTF8(text, "\uFFFD"))
+	n := utf8.RuneCountInString(text)
+	if n <= maxOutput {
+		return text
+	}
+	skip := n - maxOutput
+	for i := range text {
+		if skip == 0 {
+			return "(TRUNCATED)..." + text[i:]
+		}
+		skip--
+	}
+	return text
+}
+
+// failureEntry says what the result says of a failure: the output of the failing program, the reason, where to look.
+func failureEntry(ctx context.Context, err error, timeout time.Duration) protocol.ResponseEntry {
+	e := protocol.ResponseEntry{Status: protocol.Failure, ReturnCode: 1}
+	var failed Failed
+	if errors.As(err, &failed) && failed.ExitCode() > 0 {
+		e.ReturnCode = failed.ExitCode()
+	}
+	reason := strings.TrimRight(err.Error(), ". \n") + "."
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, ErrDeadline):
+		reason = fmt.Sprintf("Command timed out after %d seconds: %s", int(timeout.Seconds()), reason)
+	case cause != nil:
+		reason = fmt.Sprintf("Command was aborted: %s", reason)
+	}
+	var spoke WithOutput
+	if errors.As(err, &spoke) {
+		if output := lastOutput(spoke.LastOutput()); output != "" {
+			e.Msg = output + " \n"
+		}
+	}
+	e.Msg += reason + moreDetail
+	return e
+}
