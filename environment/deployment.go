@@ -60,25 +60,25 @@ type Stage struct {
 
 // Deployment is the record of one deployment: enough for another hmctl to see, finish or abort it.
 type Deployment struct {
-	ID           int64             `json:"deployment_id"`
-	Serial       int64             `json:"serial"`
-	RequestID    string            `json:"request_id"` // the operation's id, also its InvocationId
-	Command      string            `json:"command"`
-	State        State             `json:"state"`
-	Failure      string            `json:"failure,omitempty"`
-	VersionLabel string            `json:"version_label"`
-	Manifest     string            `json:"manifest"`
-	SHA256       string            `json:"sha256"` // of the manifest
-	Holder       string            `json:"holder"`
-	Timeout      int               `json:"command_timeout"` // seconds
-	ResultQueue  string            `json:"result_queue"`    // name
-	Targets      []Target          `json:"targets"`
-	Steps        []Step            `json:"steps"`
-	Stages       []Stage           `json:"stages"`
-	StartedAt    time.Time         `json:"started_at"`
-	UpdatedAt    time.Time         `json:"updated_at"`
-	Revision     string            `json:"revision"` // unique per write
-	Extra        map[string]string `json:"extra,omitempty"`
+	ID           int64     `json:"deployment_id"`
+	Serial       int64     `json:"serial"`
+	RequestID    string    `json:"request_id"` // the operation's id, also its InvocationId
+	Command      string    `json:"command"`
+	State        State     `json:"state"`
+	Failure      string    `json:"failure,omitempty"`
+	VersionLabel string    `json:"version_label"`
+	Manifest     string    `json:"manifest"`
+	SHA256       string    `json:"sha256"` // of the manifest
+	Holder       string    `json:"holder"`
+	Timeout      int       `json:"command_timeout"` // seconds
+	ResultQueue  string    `json:"result_queue"`    // name
+	Targets      []Target  `json:"targets"`
+	Partial      bool      `json:"partial,omitempty"` // to chosen instances only
+	Steps        []Step    `json:"steps"`
+	Stages       []Stage   `json:"stages"`
+	StartedAt    time.Time `json:"started_at"`
+	UpdatedAt    time.Time `json:"updated_at"`
+	Revision     string    `json:"revision"` // unique per write
 }
 
 // Deployment reads a deployment record and the ETag that PutDeployment wants. A missing one is ErrNotFound.
