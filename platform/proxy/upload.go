@@ -1,0 +1,187 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// upload sends a request body beside the reading of the response, so that a target may answer while it still reads, or before.
+type upload struct {
+	done chan struct{} // closed when the goroutine has ended; then err may be read
+	err  error
+
+	mu       sync.Mutex
+	headDone bool // the response header was read: its deadline is no longer ours to set
+	sendErr  error
+}
+
+// sendError is why the target could not be written to, or nil.
+func (u *upload) sendError() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sendErr
+}
+
+func (x *exchange) startUpload() {
+	_ = x.c.SetReadDeadline(time.Time{}) // the time for the answer starts when the body is out
+	x.up = &upload{done: make(chan struct{})}
+	go x.upload(x.up, x.c)
+}
+
+func (x *exchange) upload(u *upload, c *upstreamConn) {
+	defer close(u.done)
+	fromClient, err := x.sendBody(c)
+	u.err = err
+	if err != nil && fromClient {
+		x.flight.cancel(err)
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	wait := x.p.opts.ResponseTimeout
+	if err != nil {
+		u.sendErr = err
+		wait = resetGrace // it may have answered before it closed
+	}
+	if !u.headDone {
+		_ = c.SetReadDeadline(time.Now().Add(wait))
+	}
+}
+
+// sendBody copies the body with its framing. fromClient tells whose side the error is on.
+func (x *exchange) sendBody(c *upstreamConn) (fromClient bool, err error) {
+	bp := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
+	buf := *bp
+	chunked := x.r.ContentLength < 0
+	const head, tail = 10, 2 // room for the length line of a chunk and its end
+	for {
+		x.bumpRead()
+		n, rerr := x.r.Body.Read(buf[head : len(buf)-tail])
+		if n > 0 {
+			out := buf[head : head+n]
+			if chunked {
+				out = frameChunk(buf, head, n)
+			}
+			if err := x.send(c, out); err != nil {
+				return false, err
+			}
+		}
+		if errors.Is(rerr, io.EOF) {
+			break
+		}
+		if rerr != nil {
+			return true, clientError(x.r.Context(), rerr)
+		}
+	}
+	x.flight.clearClientRead()
+	if chunked {
+		return false, x.send(c, lastChunk(x.r.Trailer))
+	}
+	return false, nil
+}
+
+// frameChunk writes the length line before and the line end behind the n bytes at buf[at:].
+func frameChunk(buf []byte, at, n int) []byte {
+	var hex [10]byte
+	line := append(strconv.AppendInt(hex[:0], int64(n), 16), '\r', '\n')
+	from := at - len(line)
+	copy(buf[from:], line)
+	copy(buf[at+n:], "\r\n")
+	return buf[from : at+n+2]
+}
+
+func lastChunk(trailer http.Header) []byte {
+	out := []byte("0\r\n")
+	for key, values := range trailer {
+		for _, v := range values {
+			if safeTrailer(key, v) {
+				out = append(out, key+": "+v+"\r\n"...)
+			}
+		}
+	}
+	return append(out, "\r\n"...)
+}
+
+func (x *exchange) send(c *upstreamConn, p []byte) error {
+	_ = c.SetWriteDeadline(time.Now().Add(x.p.opts.IOTimeout))
+	_, err := c.Write(p)
+	switch {
+	case err == nil:
+		return nil
+	case isTimeout(err):
+		return fmt.Errorf("%w: %w", errSendTimeout, err)
+	}
+	return fmt.Errorf("send request body: %w", err)
+}
+
+func clientError(ctx context.Context, err error) error {
+	switch {
+	case isTimeout(err):
+		return fmt.Errorf("%w: %w", errClientSlow, err)
+	case errors.Is(err, io.ErrUnexpectedEOF), isNetError(err), ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", errClientGone, err)
+	}
+	return fmt.Errorf("%w: %w", errClientBody, err)
+}
+
+// bumpRead gives the client the time for the next piece of its body.
+func (x *exchange) bumpRead() {
+	x.flight.mu.Lock()
+	defer x.flight.mu.Unlock()
+	if x.flight.cause == nil {
+		_ = x.w.SetReadDeadline(time.Now().Add(x.p.opts.IOTimeout))
+	}
+}
+
+// clearClientRead: net/http now watches the connection for its end, which may take as long as the response.
+func (f *flight) clearClientRead() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cause == nil && f.client != nil {
+		_ = f.client.SetReadDeadline(time.Time{})
+	}
+}
+
+// finishUpload is called when the response is complete. It reports whether the whole body was sent, so that the connection can be used again; a
+// body still on its way then has a moment to end.
+func (x *exchange) finishUpload() bool {
+	if x.up == nil {
+		return x.r.ContentLength == 0
+	}
+	select {
+	case <-x.up.done:
+		return x.up.err == nil
+	default:
+	}
+	grace := time.NewTimer(uploadGrace)
+	defer grace.Stop()
+	select {
+	case <-x.up.done:
+		return x.up.err == nil
+	case <-grace.C:
+		x.stopUpload()
+		return false
+	}
+}
+
+// stopUpload ends the goroutine: it must not read from the client once the handler has returned.
+func (x *exchange) stopUpload() {
+	if x.up == nil {
+		return
+	}
+	select {
+	case <-x.up.done:
+		return
+	default:
+	}
+	_ = x.c.Close()
+	_ = x.w.SetReadDeadline(past)
+	<-x.up.done
+}
