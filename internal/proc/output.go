@@ -1,0 +1,141 @@
+package proc
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// output carries what a child writes to its log, line by line, and keeps the end of it.
+type output struct {
+	c    *Command
+	r, w *os.File
+	done chan struct{}
+
+	line   []byte // begun and not yet passed on
+	ring   []byte // the last c.Tail bytes, oldest first once cut
+	failed bool   // the log refused a line
+	held   bool
+}
+
+func newOutput(c *Command) (*output, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe for output: %w", err)
+	}
+	return &output{c: c, r: r, w: w, done: make(chan struct{})}, nil
+}
+
+// abandon is for a process that never started.
+func (o *output) abandon() {
+	_ = o.w.Close()
+	_ = o.r.Close()
+}
+
+// copy runs until every holder of the pipe is gone, or finish stops it.
+func (o *output) copy() {
+	defer close(o.done)
+	_ = o.w.Close() // ours; the child has its own
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := o.r.Read(buf)
+		o.keep(buf[:n])
+		o.split(buf[:n])
+		if err != nil {
+			if os.IsTimeout(err) {
+				o.rest(buf)
+			}
+			break
+		}
+	}
+	if len(o.line) > 0 {
+		o.pass(o.line)
+	}
+}
+
+// rest reads what lies in the pipe when the deadline has passed: on a slow machine that can be the process's own last words.
+func (o *output) rest(buf []byte) {
+	const pipeMax = 1 << 20
+	raw, err := o.r.SyscallConn()
+	if err != nil {
+		return
+	}
+	for left := pipeMax; left > 0; {
+		n, errno := 0, error(nil)
+		if raw.Control(func(fd uintptr) { n, errno = unix.Read(int(fd), buf) }) != nil {
+			return
+		}
+		if n <= 0 {
+			o.held = errno == unix.EAGAIN
+			return
+		}
+		o.keep(buf[:n])
+		o.split(buf[:n])
+		left -= n
+	}
+	o.held = true
+}
+
+// finish is called when the process has ended: what it wrote is in the pipe and is read, what its leavings write is read for drain at most.
+func (o *output) finish(drain time.Duration) (held bool) {
+	_ = o.r.SetReadDeadline(time.Now().Add(drain))
+	<-o.done
+	_ = o.r.Close()
+	return o.held
+}
+
+func (o *output) split(p []byte) {
+	for len(p) > 0 {
+		n := bytes.IndexByte(p, '\n')
+		room := o.c.MaxLine - len(o.line)
+		switch {
+		case n >= 0 && n <= room:
+			o.pass(append(o.line, p[:n]...))
+			o.line, p = o.line[:0], p[n+1:]
+		case len(p) <= room:
+			o.line, p = append(o.line, p...), nil
+		default:
+			o.pass(append(o.line, p[:room]...))
+			o.line, p = o.line[:0], p[room:]
+		}
+	}
+}
+
+// pass writes one line. A log that takes no more must not end the child, so its first refusal is told and the rest dropped.
+func (o *output) pass(line []byte) {
+	if o.failed {
+		return
+	}
+	o.line = append(line, '\n')
+	if _, err := o.c.Output.Write(o.line); err != nil {
+		o.failed = true
+		o.c.Log.Warn("output of process is dropped from here on", slog.Any("error", err))
+	}
+}
+
+func (o *output) keep(p []byte) {
+	o.ring = append(o.ring, p...)
+	if len(o.ring) > 4*o.c.Tail+32<<10 { // cut seldom, so that copying stays cheap
+		o.ring = append(o.ring[:0], o.ring[len(o.ring)-o.c.Tail:]...)
+	}
+}
+
+// tail returns the end of the output as text: from a whole character on, without what is not UTF-8 and without trailing white space.
+func (o *output) tail() string {
+	b := o.ring[max(0, len(o.ring)-o.c.Tail):]
+	if len(b) < len(o.ring) {
+		for i := 0; i < utf8.UTFMax && i < len(b); i++ {
+			if utf8.RuneStart(b[i]) {
+				b = b[i:]
+				break
+			}
+		}
+	}
+	return strings.TrimRight(strings.ToValidUTF8(string(b), "\uFFFD"), " \t\r\n")
+}

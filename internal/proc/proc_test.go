@@ -1,0 +1,325 @@
+package proc_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"hostmanager/internal/proc"
+)
+
+// TestMain lets the test binary be an agent that starts a child and is then killed.
+func TestMain(m *testing.M) {
+	if script := os.Getenv("PROC_AGENT"); script != "" {
+		_, err := proc.Run(context.Background(), proc.Command{Path: script, Env: []string{"PATH=/usr/bin:/bin"}, Output: os.Stdout})
+		fmt.Println("agent ended", err)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+const path = "PATH=/usr/local/bin:/usr/bin:/bin"
+
+// script writes an executable file.
+func script(t testing.TB, body string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "hook.sh")
+	if err := os.WriteFile(name, []byte(body), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// lines collects Writes.
+type lines struct {
+	mu    sync.Mutex
+	got   []string
+	first chan struct{} // closed at the first line, when set
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.got = append(l.got, string(p))
+	if l.first != nil && len(l.got) == 1 {
+		close(l.first)
+	}
+	return len(p), nil
+}
+
+// gone waits until a process is no more.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(b), ") Z ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d still lives: %s", pid, b)
+		}
+	}
+}
+
+func TestRun_OutputLineByLine(t *testing.T) {
+	var out lines
+	res, err := proc.Run(t.Context(), proc.Command{
+		Path: script(t, "#!/bin/sh\necho one $X; echo two >&2\nprintf 'no newline\\n\\n'; printf last; readlink /proc/self/fd/0; pwd; echo ${HOME-none}\n"),
+		Env:  []string{path, "X=a b"}, Dir: "/", Output: &out,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"one a b\n", "two\n", "no newline\n", "\n", "last/dev/null\n", "/\n", "none\n"}
+	if strings.Join(out.got, "|") != strings.Join(want, "|") {
+		t.Errorf("got %q, want %q", out.got, want)
+	}
+	if res.HeldOpen || res.PID == 0 || !strings.HasSuffix(res.Tail, "none") {
+		t.Errorf("result %+v", res)
+	}
+}
+
+func TestRun_ArgumentsReachTheProgramAndTheLogQuoted(t *testing.T) {
+	var out lines
+	var log bytes.Buffer
+	_, err := proc.Run(t.Context(), proc.Command{
+		Path: script(t, "#!/bin/sh\nfor a; do echo \"<$a>\"; done\n"), Args: []string{"plain", "two words", "", "$HOME"}, Env: []string{path},
+		Output: &out, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	if err != nil || strings.Join(out.got, "") != "<plain>\n<two words>\n<>\n<$HOME>\n" {
+		t.Errorf("%q, %v", out.got, err)
+	}
+	if !strings.Contains(log.String(), `plain \"two words\" \"\" \"$HOME\"`) {
+		t.Errorf("log: %s", log.String())
+	}
+}
+
+func TestRun_FailureIsTyped(t *testing.T) {
+	tests := []struct {
+		name, body string
+		code       int
+		signal     syscall.Signal
+		tail       string
+	}{
+		{"exit status", "#!/bin/sh\necho why\nexit 37\n", 37, 0, "why"},
+		{"signal", "#!/bin/sh\necho dying; kill -KILL $$\n", -1, syscall.SIGKILL, "dying"},
+		{"command not found", "#!/bin/sh\nnosuchcommand\n", 127, 0, "nosuchcommand: not found"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := proc.Run(t.Context(), proc.Command{Path: script(t, tt.body), Env: []string{path}})
+			var e *proc.ExitError
+			if !errors.As(err, &e) || e.Code != tt.code || e.Signal != tt.signal || !strings.HasSuffix(e.Tail, tt.tail) || e.Cause != nil || e.TimedOut() {
+				t.Errorf("got %#v", err)
+			}
+		})
+	}
+}
+
+func TestRun_LongLinesAreBrokenAndBinaryPasses(t *testing.T) {
+	var out lines
+	res, err := proc.Run(t.Context(), proc.Command{
+		Path:   script(t, "#!/bin/sh\nhead -c 250 /dev/zero | tr '\\0' x; echo; printf '\\0\\377\\376'; printf 'a\\303'; head -c 100 /dev/zero | tr '\\0' y\n"),
+		Env:    []string{path},
+		Output: &out, MaxLine: 100, Tail: 50,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := strings.Repeat("x", 100), strings.Repeat("y", 100)
+	want := []string{x + "\n", x + "\n", x[:50] + "\n", "\x00\xff\xfea\xc3" + y[:95] + "\n", y[:5] + "\n"}
+	if strings.Join(out.got, "|") != strings.Join(want, "|") {
+		t.Errorf("got %q", out.got)
+	}
+	if res.Tail != y[:50] {
+		t.Errorf("tail %q", res.Tail)
+	}
+}
+
+func TestRun_HundredMegabytesInFlatMemory(t *testing.T) {
+	var n counter
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := proc.Run(t.Context(), proc.Command{Path: script(t, "#!/bin/sh\nhead -c 104857600 /dev/zero\n"), Env: []string{path}, Output: &n})
+	runtime.ReadMemStats(&after)
+	if err != nil || n.bytes-n.writes != 100<<20 {
+		t.Errorf("%d bytes, %v", n.bytes-n.writes, err)
+	}
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 4<<20 {
+		t.Errorf("allocated %d bytes", grown)
+	}
+}
+
+type counter struct{ bytes, writes int }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.bytes += len(p)
+	c.writes++
+	return len(p), nil
+}
+
+func TestRun_LeftoverThatHoldsOutputDoesNotHoldRun(t *testing.T) {
+	for name, body := range map[string]string{
+		"in the background": "#!/bin/sh\nsleep 300 &\necho pid $!\n",
+		"in a session":      "#!/bin/sh\nsetsid sh -c 'echo pid $$; exec sleep 300' &\nwait_for=1; while ! ps -o sid= -p $! >/dev/null; do :; done; sleep 0.2\n",
+		"and writes on":     "#!/bin/sh\nsh -c 'echo pid $$; while :; do echo noise; done' &\nsleep 0.1\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out lines
+			begin := time.Now()
+			res, err := proc.Run(t.Context(), proc.Command{Path: script(t, body), Env: []string{path}, Output: &out, Drain: 50 * time.Millisecond})
+			if err != nil || !res.HeldOpen {
+				t.Errorf("%+v, %v", res, err)
+			}
+			if took := time.Since(begin); took > 20*time.Second {
+				t.Errorf("took %s", took)
+			}
+			pid := 0
+			if len(out.got) == 0 {
+				t.Fatal("no output")
+			}
+			if _, err := fmt.Sscanf(out.got[0], "pid %d", &pid); err != nil {
+				t.Fatalf("%q: %v", out.got[0], err)
+			}
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			gone(t, pid)
+		})
+	}
+}
+
+func TestRun_CancelEndsTheWholeGroup(t *testing.T) {
+	tests := []struct {
+		name, body string
+		grace      time.Duration
+		signal     syscall.Signal
+		code       int
+	}{
+		{"heeds TERM", "#!/bin/sh\nsleep 300 &\necho $!\nwait\n", time.Minute, syscall.SIGTERM, -1},
+		{"tidies up on TERM", "#!/bin/sh\ntrap 'exit 5' TERM\nsleep 300 &\necho $!\nwait\n", time.Minute, 0, 5},
+		{"ends well on TERM", "#!/bin/sh\ntrap 'exit 0' TERM\nsleep 300 &\necho $!\nwait\n", time.Minute, 0, 0},
+		{"ignores TERM", "#!/bin/sh\ntrap '' TERM\nsleep 300 &\necho $!\nwait\n", 50 * time.Millisecond, syscall.SIGKILL, -1},
+		{"leaves a deaf child", "#!/bin/sh\nsh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.05; done' &\nwait\n", 100 * time.Millisecond, syscall.SIGTERM, -1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			out := lines{first: make(chan struct{})}
+			why := errors.New("operator said so")
+			go func() {
+				<-out.first
+				cancel(why)
+			}()
+			_, err := proc.Run(ctx, proc.Command{Path: script(t, tt.body), Env: []string{path}, Output: &out, Grace: tt.grace})
+			var e *proc.ExitError
+			if !errors.As(err, &e) || !errors.Is(err, why) || e.Signal != tt.signal || e.Code != tt.code {
+				t.Errorf("got %#v", err)
+			}
+			pid, err := strconv.Atoi(strings.TrimSpace(out.got[0]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			gone(t, pid)
+		})
+	}
+}
+
+func TestRun_ChildrenHaveTheSameGraceAsTheirParent(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	out := lines{first: make(chan struct{})}
+	go func() {
+		<-out.first
+		cancel()
+	}()
+	mark := filepath.Join(t.TempDir(), "tidied")
+	_, err := proc.Run(ctx, proc.Command{
+		Path: script(t, "#!/bin/sh\nsh -c 'trap \"sleep 0.3; : > "+mark+"; exit\" TERM; echo ready; while :; do sleep 0.05; done' &\nwait\n"),
+		Env:  []string{path}, Output: &out, Grace: time.Minute,
+	})
+	if err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Stat(mark); err != nil {
+		t.Errorf("the child was killed before it could tidy up: %v", err)
+	}
+}
+
+func TestRun_DeadlineIsATimeout(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := proc.Run(ctx, proc.Command{Path: script(t, "#!/bin/sh\nexec sleep 300\n"), Env: []string{path}})
+	var e *proc.ExitError
+	if !errors.As(err, &e) || !e.TimedOut() || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %#v", err)
+	}
+	if _, err := proc.Run(ctx, proc.Command{Path: "/bin/true"}); !errors.Is(err, context.DeadlineExceeded) || errors.As(err, &e) {
+		t.Errorf("started after the deadline: %v", err)
+	}
+}
+
+func TestRun_LogThatTakesNoMoreDoesNotEndTheChild(t *testing.T) {
+	res, err := proc.Run(t.Context(), proc.Command{Path: script(t, "#!/bin/sh\nseq 1 100000; echo end\n"), Env: []string{path}, Output: refuser{}})
+	if err != nil || !strings.HasSuffix(res.Tail, "end") {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+type refuser struct{}
+
+func (refuser) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+func TestRun_ChildDiesWithTheAgent(t *testing.T) {
+	child := script(t, "#!/bin/sh\necho $$\nexec sleep 300\n")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "PROC_AGENT="+child)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := 0
+	if _, err := fmt.Fscan(out, &pid); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	gone(t, pid)
+}
+
+func TestRun_ManyAtOnce(t *testing.T) {
+	// Files written while other threads fork are what makes ETXTBSY.
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			name := filepath.Join(dir, fmt.Sprint(i))
+			if err := os.WriteFile(name, fmt.Appendf(nil, "#!/bin/sh\nexit %d\n", i), 0o755); err != nil {
+				t.Error(err)
+			}
+			_, err := proc.Run(t.Context(), proc.Command{Path: name})
+			var e *proc.ExitError
+			if i == 0 && err == nil || errors.As(err, &e) && e.Code == i {
+				return
+			}
+			t.Errorf("%d: %v", i, err)
+		})
+	}
+	wg.Wait()
+}
