@@ -225,7 +225,7 @@ func (g *streamGuard) remember(p []byte) {
 // finish is called at the end of the tar. archive/tar takes the end of the stream for the end of the archive, too: a tar cut between two members
 // is told by its missing end mark. What follows the mark is read, since gzip's checksum stands behind it.
 func (g *streamGuard) finish() error {
-	if !bytes.Equal(g.last[:], make([]byte, tarBlock)) {
+	if g.n < tarBlock || !bytes.Equal(g.last[:], make([]byte, tarBlock)) {
 		return refuse("the archive is cut short: the end mark of the tar is missing")
 	}
 	n, err := io.Copy(io.Discard, io.LimitReader(g, tarTail+1))
