@@ -1,0 +1,49 @@
+package fleet
+
+import "hostmanager/protocol"
+
+// operationKind is what tells one operation from another: the command and the sentences around it.
+type operationKind struct {
+	command  string
+	purpose  string   // for errors and the lock: "deploy application"
+	starting []string // %s is the environment's id
+	done     []string
+	failed   string
+	reverted string // said when nothing that serves was changed
+	mixed    string // said when some instances may have what others have not
+	versions bool   // has a manifest and a record; results must name its deployment
+	verb     string // of hmctl, for what to do next
+}
+
+func deployKind() operationKind {
+	return operationKind{
+		command: protocol.CmdAppDeploy, purpose: "deploy application", versions: true, verb: "deploy",
+		starting: []string{textStarting, textDeploying}, done: []string{textDeployed, textUpdated},
+		failed: textDeployFailed, mixed: textMixed,
+	}
+}
+
+func configKind() operationKind {
+	return operationKind{
+		command: protocol.CmdConfigDeploy, purpose: "deploy configuration", versions: true, verb: "deploy",
+		starting: []string{textStarting, textUpdating}, done: []string{textConfigured, textUpdated},
+		failed: textConfigFailed, reverted: textReverted, mixed: textMixedConfig,
+	}
+}
+
+func restartKind() operationKind {
+	return operationKind{
+		command: protocol.CmdRestartAppServer, purpose: "restart the application server", verb: "restart",
+		starting: []string{textRestarting}, done: []string{textRestarted}, failed: textRestartFailed,
+	}
+}
+
+// recordedKind returns the kind of a deployment record.
+func recordedKind(command string) (operationKind, bool) {
+	for _, k := range []operationKind{deployKind(), configKind()} {
+		if k.command == command {
+			return k, true
+		}
+	}
+	return operationKind{}, false
+}

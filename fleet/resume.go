@@ -1,0 +1,123 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"hostmanager/aws/queue"
+	"hostmanager/environment"
+	"hostmanager/protocol"
+)
+
+// ResumeRequest says what to do with an unfinished deployment.
+type ResumeRequest struct {
+	Abort bool // give it up instead of finishing it
+}
+
+// Resume finishes, or gives up, the latest deployment from its record. One that has ended is ErrNothingToResume.
+func (f *Fleet) Resume(ctx context.Context, q ResumeRequest) (Report, error) {
+	var report Report
+	err := f.locked(ctx, "resume a deployment", func(ctx context.Context) error {
+		o, err := f.unfinished(ctx)
+		if err != nil {
+			return err
+		}
+		if q.Abort {
+			err = o.giveUp(ctx, "given up by "+f.Holder)
+			if err == nil {
+				o.tidy(ctx)
+			}
+			report = o.report()
+			return err
+		}
+		f.say(protocol.Info, "Resuming deployment %d (%s), begun by %s at %s.", o.d.ID, o.d.VersionLabel, o.d.Holder, o.d.StartedAt.Format(time.RFC3339))
+		o.sayStarting()
+		report, err = o.execute(ctx)
+		return err
+	})
+	return report, err
+}
+
+// unfinished makes an operation of the latest deployment's record.
+func (f *Fleet) unfinished(ctx context.Context) (*operation, error) {
+	d, etag, err := f.Record.LastDeployment(ctx)
+	if errors.Is(err, environment.ErrNotFound) {
+		return nil, fmt.Errorf("%w: there is no deployment", ErrNothingToResume)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if d.State.Terminal() {
+		return nil, fmt.Errorf("%w: deployment %d (%s) has ended: %s", ErrNothingToResume, d.ID, d.VersionLabel, d.State)
+	}
+	kind, ok := recordedKind(d.Command)
+	if !ok || d.State != environment.Running || len(d.Stages) == 0 || len(d.Targets) == 0 || d.Timeout <= 0 {
+		return nil, fmt.Errorf("%w: deployment %d is of a kind this hmctl does not know", environment.ErrCorrupt, d.ID)
+	}
+	return &operation{Fleet: f, kind: kind, d: d, etag: etag}, nil
+}
+
+// giveUpUnfinished ends a deployment that nobody finished, because a new one takes its place.
+func (f *Fleet) giveUpUnfinished(ctx context.Context) error {
+	o, err := f.unfinished(ctx)
+	if errors.Is(err, ErrNothingToResume) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := o.giveUp(ctx, "superseded by a later deployment"); err != nil {
+		return err
+	}
+	o.removeResultQueue(ctx, o.d.ResultQueue)
+	return nil
+}
+
+// giveUp ends the deployment as aborted.
+func (o *operation) giveUp(ctx context.Context, why string) error {
+	o.d.State, o.d.Failure = environment.Aborted, why
+	if err := o.save(ctx); err != nil {
+		return err
+	}
+	o.line(protocol.Warn, KindNotice, "", "Deployment %d (%s) of %s was not finished and is given up: %s.", o.d.ID, o.d.VersionLabel, o.d.Holder, why)
+	if last := o.d.Stages[len(o.d.Stages)-1]; !last.SentAt.IsZero() && o.kind.mixed != "" {
+		o.line(protocol.Warn, KindFailure, "", "%s", o.kind.mixed)
+	}
+	return nil
+}
+
+// removeResultQueue removes a queue nobody will read any more. One that cannot be removed is swept later.
+func (f *Fleet) removeResultQueue(ctx context.Context, name string) {
+	url, err := f.Queues.URL(ctx, name)
+	if err == nil {
+		err = f.Queues.DeleteQueue(ctx, url)
+	}
+	if err != nil && !errors.Is(err, queue.ErrQueueMissing) {
+		f.say(protocol.Warn, "The result queue %s could not be removed and is left to a later operation: %v.", name, err)
+	}
+}
+
+// maxSwept bounds how many queues one operation looks at.
+const maxSwept = 200
+
+// sweep removes result queues of operations that ended without doing so, by age.
+func (o *operation) sweep(ctx context.Context) {
+	urls, err := o.Queues.List(ctx, protocol.ResultQueuePrefix(o.Record.EnvironmentID()))
+	if err != nil {
+		return // the next operation tries again
+	}
+	for _, url := range urls[:min(len(urls), maxSwept)] {
+		attrs, err := o.Queues.Attributes(ctx, url)
+		if err != nil {
+			continue
+		}
+		made, err := strconv.ParseInt(attrs["CreatedTimestamp"], 10, 64)
+		if err != nil || time.Since(time.Unix(made, 0)) < resultQueueAge {
+			continue
+		}
+		_ = o.Queues.DeleteQueue(ctx, url)
+	}
+}

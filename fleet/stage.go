@@ -1,0 +1,262 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sync/errgroup"
+
+	"hostmanager/aws/queue"
+	"hostmanager/environment"
+	"hostmanager/protocol"
+)
+
+// outerCommand is the outer CommandName: the name Elastic Beanstalk's own dispatcher uses, opaque to instances.
+const outerCommand = "ElasticBeanstalkCommand-AWSEBAutoScalingGroup"
+
+// resourceName is the resource_name of every request.
+const resourceName = "AWSEBAutoScalingGroup"
+
+// senders is how many queues are sent to at once.
+const senders = 16
+
+// Waits between receives that failed.
+const (
+	receivePause    = time.Second
+	maxReceivePause = 15 * time.Second
+	minReceiveWait  = time.Second
+)
+
+// message returns the body that tells an instance to run the stage.
+func (o *operation) message(stage int) (string, error) {
+	r := protocol.Request{
+		CommandName: o.d.Command, RequestID: o.d.RequestID, ResourceName: resourceName, Data: o.d.Manifest, DataSHA256: o.d.SHA256,
+		Timeout: o.timeout(), IsLastStage: stage == allStages || stage == o.d.Stages[len(o.d.Stages)-1].Num,
+	}
+	if stage != allStages {
+		r.StageNum = &stage
+	}
+	if o.d.Partial {
+		for _, t := range o.d.Targets {
+			r.InstanceIDs = append(r.InstanceIDs, t.InstanceID)
+		}
+	}
+	if o.raw != nil {
+		r.Data, r.DataSHA256, r.ExecutionData = o.raw.Data, o.raw.DataSHA256, o.raw.ExecutionData
+	}
+	data, err := r.Encode()
+	if err != nil {
+		return "", fmt.Errorf("encode the request: %w", err)
+	}
+	c := protocol.Command{
+		DispatcherID: o.Record.EnvironmentID(), CommandName: outerCommand, InvocationID: o.d.RequestID,
+		Expiration: time.Now().Add(o.pickup()), ResultQueue: o.results, Data: data,
+	}
+	encode := c.Encode
+	if o.raw != nil && o.raw.SNS {
+		encode = c.EncodeSNS
+	}
+	body, err := encode()
+	return string(body), err
+}
+
+func (o *operation) timeout() time.Duration { return time.Duration(o.d.Timeout) * time.Second }
+
+// send tells every instance that has not answered the stage yet. It may be told twice: the second message has the identity of the first.
+func (o *operation) send(ctx context.Context, i int) error {
+	s := &o.d.Stages[i]
+	body, err := o.message(s.Num)
+	if err != nil {
+		return err
+	}
+	waiting := o.waiting(*s)
+	gone := make([]bool, len(waiting))
+	var group errgroup.Group
+	group.SetLimit(senders)
+	for n, t := range waiting {
+		group.Go(func() error {
+			err := o.Queues.Send(ctx, t.Queue, body)
+			if errors.Is(err, queue.ErrQueueMissing) {
+				gone[n] = true
+				return nil
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return o.withoutQueue(ctx, i, waiting, gone)
+}
+
+// withoutQueue takes instances whose queue is gone for failed ones.
+func (o *operation) withoutQueue(ctx context.Context, i int, waiting []environment.Target, gone []bool) error {
+	var answers []answer
+	for n, t := range waiting {
+		if gone[n] {
+			answers = append(answers, answer{outcome: environment.Outcome{
+				InstanceID: targetID(t), Status: protocol.Failure, ReturnCode: 1, At: now(),
+				Msg: "Its command queue " + t.Queue + " does not exist",
+			}})
+		}
+	}
+	return o.take(ctx, i, answers)
+}
+
+// targetID names a target, also one of which only the queue is known.
+func targetID(t environment.Target) string {
+	if t.InstanceID != "" {
+		return t.InstanceID
+	}
+	return t.Queue[strings.LastIndexByte(t.Queue, '/')+1:]
+}
+
+// waiting returns the targets without an outcome in the stage. Those an earlier stage was not for are not asked again.
+func (o *operation) waiting(s environment.Stage) []environment.Target {
+	return slices.DeleteFunc(slices.Clone(o.d.Targets), func(t environment.Target) bool {
+		_, ok := s.Outcomes[targetID(t)]
+		return ok || o.ignored(t)
+	})
+}
+
+// ignored tells whether the instance said that the operation is not for it.
+func (o *operation) ignored(t environment.Target) bool {
+	return slices.ContainsFunc(o.d.Stages, func(s environment.Stage) bool { return s.Outcomes[targetID(t)].Ignored })
+}
+
+// collect waits until every target answered the stage or its time is over.
+func (o *operation) collect(ctx context.Context, i int) error {
+	s := &o.d.Stages[i]
+	deadline := s.SentAt.Add(o.timeout() + o.pickup())
+	pause := &backoff.ExponentialBackOff{InitialInterval: receivePause, MaxInterval: maxReceivePause, Multiplier: 2, RandomizationFactor: 0.2}
+	for {
+		waiting := o.waiting(*s)
+		if len(waiting) == 0 {
+			return nil
+		}
+		left := deadline.Sub(now())
+		messages, err := o.Queues.Receive(ctx, o.results, queue.MaxBatch, min(max(left, minReceiveWait), queue.MaxWait))
+		if err != nil {
+			if ctx.Err() != nil || queue.Permanent(err) || left <= 0 {
+				return err
+			}
+			if err := wait(ctx, pause.NextBackOff()); err != nil {
+				return err
+			}
+			continue
+		}
+		pause.Reset()
+		if len(messages) == 0 && left <= 0 {
+			o.timedOut(i, waiting)
+			return nil
+		}
+		if err := o.receive(ctx, i, messages); err != nil {
+			return err
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (o *operation) timedOut(i int, waiting []environment.Target) {
+	s := &o.d.Stages[i]
+	for _, t := range waiting {
+		s.TimedOut = append(s.TimedOut, targetID(t))
+	}
+	slices.Sort(s.TimedOut)
+	o.line(protocol.Warn, KindTimeout, "", textTimeout, listed(s.TimedOut))
+}
+
+// receive takes what the messages answer and then deletes them: first the record knows, then the queue forgets.
+func (o *operation) receive(ctx context.Context, i int, messages []queue.Message) error {
+	var answers []answer
+	for _, m := range messages {
+		a, err := o.judge(ctx, i, m.Body)
+		switch {
+		case errors.Is(err, errForeign):
+			o.line(protocol.Warn, KindNotice, "", "Ignored a message on the result queue: %v.", err)
+		case err != nil:
+			return err
+		case a != nil:
+			answers = append(answers, *a)
+		}
+	}
+	if err := o.take(ctx, i, answers); err != nil {
+		return err
+	}
+	for _, m := range messages {
+		// One that stays comes again and is known by its ResultId.
+		if err := o.Queues.Delete(ctx, o.results, m.Receipt); err != nil && ctx.Err() != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take writes answers into the record and then tells them.
+func (o *operation) take(ctx context.Context, i int, answers []answer) error {
+	if len(answers) == 0 {
+		return nil
+	}
+	s := &o.d.Stages[i]
+	if s.Outcomes == nil {
+		s.Outcomes = map[string]environment.Outcome{}
+	}
+	before := len(tally(*s).succeeded)
+	answers = slices.DeleteFunc(answers, func(a answer) bool {
+		_, again := s.Outcomes[a.outcome.InstanceID]
+		if !again {
+			s.Outcomes[a.outcome.InstanceID] = a.outcome
+		}
+		return again
+	})
+	if err := o.save(ctx); err != nil {
+		return err
+	}
+	for _, a := range answers {
+		if a.outcome.Status == protocol.Success {
+			before++
+		}
+		o.tell(i, a, before)
+	}
+	return nil
+}
+
+// tell prints an answer: its events, its failure, and in the last stage how many instances are through.
+func (o *operation) tell(i int, a answer, succeeded int) {
+	id := a.outcome.InstanceID
+	for _, e := range a.events {
+		o.line(e.Severity, KindEvent, id, "%s", e.Msg)
+	}
+	if a.notice != "" {
+		o.line(protocol.Warn, KindNotice, id, "%s", a.notice)
+	}
+	last := i == len(o.d.Stages)-1
+	switch {
+	case a.outcome.Ignored:
+		o.line(protocol.Info, KindNotice, id, "[Instance: %s] %s", id, ignoredMsg)
+	case a.outcome.Status != protocol.Success:
+		o.line(protocol.Error, KindFailed, id, textInstanceFail, id, a.outcome.ReturnCode, a.msg())
+	case last:
+		o.line(protocol.Info, KindDone, id, textCompleted, succeeded, o.applicable())
+	}
+}
+
+// applicable is how many targets the operation is for.
+func (o *operation) applicable() int {
+	return len(slices.DeleteFunc(slices.Clone(o.d.Targets), o.ignored))
+}
