@@ -1,0 +1,226 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/docker/docker/api/types/build"
+
+	"hostmanager/hooks"
+	"hostmanager/internal/atomicfile"
+	"hostmanager/platform/settings"
+	"hostmanager/protocol"
+)
+
+// errBuildStep marks a failure that a second build would meet again: a step of the Dockerfile, or the Dockerfile itself.
+var errBuildStep = errors.New("build step failed")
+
+// maxBuildLog bounds the build log on disk. The activity log gets every line.
+const maxBuildLog = 64 << 20
+
+// buildImage is the hook 03build: it makes the staging image of the staged tree.
+func (p *Platform) buildImage(ctx context.Context, c *hooks.Call) error {
+	_, set, err := settings.ReadContainerConfiguration(p.root)
+	if err != nil {
+		return err
+	}
+	tree, err := filepath.EvalSymlinks(p.root.Staging())
+	if err != nil {
+		return fmt.Errorf("find staged application: %w", err)
+	}
+	src, err := p.plan(c, tree, set.Environment)
+	if err != nil {
+		return err
+	}
+	log, err := p.openBuildLog(filepath.Base(tree))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	out := io.MultiWriter(&capped{w: log, left: maxBuildLog}, c.Output)
+	if err := p.pullAll(ctx, c, src.file.images, src.run.update, out); err != nil {
+		return err
+	}
+	id, err := p.buildTwice(ctx, c, src, out)
+	if err != nil {
+		return err
+	}
+	if err := writeState(p.root.StagingImageID(), id); err != nil {
+		return err
+	}
+	report(c, protocol.Trace, "Successfully built %s", stagingImage)
+	return nil
+}
+
+// plan reads the tree and makes sure that there is a port, reporting what is wrong with them as an event.
+func (p *Platform) plan(c *hooks.Call, tree string, environment map[string]string) (source, error) {
+	src, err := readSource(tree)
+	if err == nil {
+		if ports := src.file.ports; len(ports) > 1 {
+			report(c, protocol.Warn, "Only one EXPOSE directive is allowed, using the first one: %s", ports[0])
+		}
+		_, err = choosePort(src.file.exposed(), environment)
+	}
+	var f *Failure
+	if errors.As(err, &f) {
+		return source{}, fail(c, f)
+	}
+	return src, err
+}
+
+func (p *Platform) openBuildLog(release string) (*os.File, error) {
+	if err := os.MkdirAll(p.root.Evidence(), 0o700); err != nil {
+		return nil, fmt.Errorf("make evidence folder: %w", err)
+	}
+	path := buildLog(p.root, release)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open build log: %w", err)
+	}
+	if err := atomicfile.Symlink(path, lastBuildLog(p.root)); err != nil {
+		p.log.Warn("link to build log not made", "error", err)
+	}
+	return f, nil
+}
+
+// buildTwice builds, and once more only where it was not the build that failed: a broken Dockerfile breaks again, and costs as long.
+func (p *Platform) buildTwice(ctx context.Context, c *hooks.Call, src source, out io.Writer) (string, error) {
+	last := tail{limit: maxTail}
+	id, err := p.build(ctx, src, io.MultiWriter(out, &last))
+	if err != nil && !errors.Is(err, errBuildStep) && ctx.Err() == nil {
+		report(c, protocol.Warn, "Failed to build Docker image %s, retrying...", stagingImage)
+		last = tail{limit: maxTail}
+		id, err = p.build(ctx, src, io.MultiWriter(out, &last))
+	}
+	switch {
+	case err == nil:
+		return id, nil
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("build image: %w", context.Cause(ctx))
+	}
+	return "", fail(c, &Failure{
+		Sentence: fmt.Sprintf("Failed to build Docker image %s: %s. Check snapshot logs for details.", stagingImage, last.last(150)),
+		Last:     last.last(maxTail),
+		Cause:    err,
+	})
+}
+
+// build builds once. Whatever goes wrong also stands at the end of out.
+func (p *Platform) build(ctx context.Context, src source, out io.Writer) (string, error) {
+	id, err := p.buildWith(ctx, build.BuilderBuildKit, src, out)
+	if refusesBuildKit(err) {
+		fmt.Fprintln(out, "The Engine has no BuildKit, building with the classic builder.")
+		id, err = p.buildWith(ctx, build.BuilderV1, src, out)
+	}
+	if err != nil {
+		fmt.Fprintln(out, err)
+	}
+	return id, err
+}
+
+// refusedError is an answer of the Engine instead of a build.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return "start build: " + e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
+// refusesBuildKit: Engines without it answer the request itself with an error that names it; a failing build is told of in the stream.
+func refusesBuildKit(err error) bool {
+	var refused *refusedError
+	return errors.As(err, &refused) && strings.Contains(strings.ToLower(refused.err.Error()), "buildkit")
+}
+
+func (p *Platform) buildWith(ctx context.Context, builder build.BuilderVersion, src source, out io.Writer) (string, error) {
+	tree, err := openContext(src.tree, src.generated)
+	if err != nil {
+		return "", err
+	}
+	defer tree.root.Close()
+	archive, packed := tree.stream(ctx)
+	labels := p.names.labels()
+	labels[labelPort] = src.file.exposed()
+	response, err := p.cli.ImageBuild(ctx, archive, build.ImageBuildOptions{
+		Version:     builder,
+		Tags:        []string{p.names.staging()},
+		Labels:      labels,
+		Dockerfile:  "Dockerfile",
+		Remove:      true,
+		ForceRemove: true,
+	})
+	var id string
+	if err != nil {
+		err = &refusedError{err}
+	} else {
+		id, err = followBuild(response.Body, out)
+		drainAndClose(response.Body)
+	}
+	_ = archive.Close()
+	if errPack := <-packed; errPack != nil && !errors.Is(errPack, io.ErrClosedPipe) {
+		return "", errPack // the cause of whatever the Engine made of half an archive
+	}
+	if err == nil && id == "" {
+		id, err = p.imageID(ctx, p.names.staging())
+	}
+	return id, err
+}
+
+// followBuild copies the build's output and returns the id of the image. A failed step wraps errBuildStep.
+func followBuild(body io.Reader, out io.Writer) (id string, err error) {
+	trace := newBuildTrace(out)
+	err = eachMessage(body, func(m streamMessage) error {
+		if text := m.failure(); text != "" {
+			return fmt.Errorf("%w: %s", errBuildStep, text)
+		}
+		switch {
+		case m.ID == "moby.buildkit.trace":
+			var message []byte
+			if err := json.Unmarshal(m.Aux, &message); err != nil {
+				return fmt.Errorf("decode build progress: %w", err)
+			}
+			return trace.add(message)
+		case len(m.Aux) > 0:
+			var image struct{ ID string }
+			if json.Unmarshal(m.Aux, &image) == nil && image.ID != "" {
+				id = image.ID
+			}
+		case m.Stream != "":
+			_, _ = io.WriteString(out, m.Stream)
+		}
+		return nil
+	})
+	return id, err
+}
+
+// imageID returns the id of the image that a reference stands for.
+func (p *Platform) imageID(ctx context.Context, ref string) (string, error) {
+	found, err := p.cli.ImageInspect(ctx, ref)
+	if err != nil {
+		return "", fmt.Errorf("inspect image %s: %w", ref, err)
+	}
+	return found.ID, nil
+}
+
+// capped writes the first bytes and then drops the rest, saying so once.
+type capped struct {
+	w    io.Writer
+	left int
+}
+
+func (c *capped) Write(b []byte) (int, error) {
+	n := len(b)
+	if c.left <= 0 {
+		return n, nil
+	}
+	if len(b) > c.left {
+		b = append(b[:c.left:c.left], "\n(the log was cut here)\n"...)
+	}
+	c.left -= n
+	_, err := c.w.Write(b)
+	return n, err
+}

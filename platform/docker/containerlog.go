@@ -1,0 +1,202 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/layout"
+)
+
+// noteEvery is how long written output may stay without its position noted. A crash in between costs reading it again, nothing else.
+const noteEvery = 2 * time.Second
+
+// position says how far a container's output was copied. File and position agree: what the file holds beyond it is cut off when it is opened, and
+// read from the Engine again.
+type position struct {
+	Time    string `json:"time"`  // the Engine's timestamp of the last message
+	Same    int    `json:"same"`  // messages copied with that very timestamp: a long line comes in pieces
+	Size    int64  `json:"size"`  // of the file, after it
+	Inode   uint64 `json:"inode"` // of the file
+	Skipped int    `json:"-"`     // while catching up: messages of that timestamp seen again
+}
+
+// containerLog is the log file of one container. Its methods may be called from one goroutine beside its own timer.
+type containerLog struct {
+	path, note string
+
+	mu    sync.Mutex
+	file  *os.File
+	pos   position
+	timer *time.Timer // runs while there is something to note
+	fail  error       // of the timer, returned by the next call
+}
+
+func openContainerLog(root layout.Root, id string) (*containerLog, error) {
+	l := &containerLog{
+		path: filepath.Join(root.ContainerLogs(), shortID(id)+"-stdouterr.log"),
+		note: filepath.Join(positions(root), shortID(id)+".json"),
+	}
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
+		return nil, fmt.Errorf("make folder for container output: %w", err)
+	}
+	data, err := atomicfile.ReadFileLimit(l.note, maxStateFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read position: %w", err)
+	}
+	if err == nil && json.Unmarshal(data, &l.pos) != nil {
+		l.pos = position{} // unreadable: from the start, lines twice before lines lost
+	}
+	l.pos.Skipped = 0
+	return l, l.reopen(true)
+}
+
+// reopen opens the file, and cuts off what was written after the noted position where cut is set.
+func (l *containerLog) reopen(cut bool) error {
+	// The container may own this folder's other entries: never through a link.
+	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return fmt.Errorf("open container log: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	inode := inodeOf(info)
+	size := info.Size()
+	if cut && inode == l.pos.Inode && size > l.pos.Size {
+		if err := f.Truncate(l.pos.Size); err != nil {
+			return errors.Join(fmt.Errorf("cut container log: %w", err), f.Close())
+		}
+		size = l.pos.Size
+	}
+	if cut && l.pos.Time == "" && l.pos.Inode == 0 && size > 0 { // killed before the first note
+		if err := f.Truncate(0); err != nil {
+			return errors.Join(fmt.Errorf("cut container log: %w", err), f.Close())
+		}
+		size = 0
+	}
+	l.file, l.pos.Inode, l.pos.Size = f, inode, size
+	return nil
+}
+
+func inodeOf(info fs.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Ino
+	}
+	return 0
+}
+
+// add writes one message, unless it was written before.
+func (l *containerLog) add(stamp, line string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail != nil {
+		return l.fail
+	}
+	switch {
+	case l.pos.Time == "":
+	case olderStamp(stamp, l.pos.Time):
+		return nil
+	case stamp == l.pos.Time && l.pos.Skipped < l.pos.Same:
+		l.pos.Skipped++
+		return nil
+	}
+	n, err := io.WriteString(l.file, line)
+	l.pos.Size += int64(n)
+	if err != nil {
+		return fmt.Errorf("write container log: %w", err)
+	}
+	if stamp != l.pos.Time {
+		l.pos.Time, l.pos.Same = stamp, 0
+	}
+	l.pos.Same++
+	l.pos.Skipped = l.pos.Same
+	if l.timer == nil {
+		l.timer = time.AfterFunc(noteEvery, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.timer = nil
+			l.fail = l.save()
+		})
+	}
+	return nil
+}
+
+// olderStamp compares two of the Engine's timestamps. Their fractions have trailing zeros cut off.
+func olderStamp(a, b string) bool {
+	ta, errA := time.Parse(time.RFC3339Nano, a)
+	tb, errB := time.Parse(time.RFC3339Nano, b)
+	return errA == nil && errB == nil && ta.Before(tb)
+}
+
+// save makes the file durable, then the position, and sees to it that the file is still the one of that name.
+func (l *containerLog) save() error {
+	if err := l.file.Sync(); err != nil {
+		return fmt.Errorf("sync container log: %w", err)
+	}
+	if info, err := os.Lstat(l.path); err != nil || inodeOf(info) != l.pos.Inode { // rotated away
+		_ = l.file.Close()
+		if err := l.reopen(false); err != nil {
+			return err
+		}
+	}
+	data, err := json.Marshal(l.pos)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.WriteFile(l.note, data, 0o600); err != nil {
+		return fmt.Errorf("note position: %w", err)
+	}
+	return nil
+}
+
+func (l *containerLog) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+	return errors.Join(l.save(), l.file.Close())
+}
+
+// ignoreEnd turns the ordinary ends of a stream into none.
+func ignoreEnd(ctx context.Context, err error) error {
+	if errors.Is(err, io.EOF) || ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// forgetPositions removes the positions of containers that are no more.
+func forgetPositions(dir string, ids []string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		id := strings.TrimSuffix(e.Name(), ".json")
+		if !slices.ContainsFunc(ids, func(full string) bool { return strings.HasPrefix(full, id) }) {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,143 @@
+// Package docker is the Docker platform: the built-in hooks that turn an unpacked source bundle into an image, the image into a running
+// container, and let that container take over from the one before; and what keeps watch over it afterwards (status, output, repair at start).
+//
+// It may not know commands, queues, AWS or how the proxy works: it is handed hook calls and a Valve. Docker's types stay inside it.
+//
+// Its invariants:
+//   - State passes between hooks only through Docker's own tags and labels and through the files the original platform used, never through
+//     memory, so that a script may stand between any two of them and a crash at any point can be unwound.
+//   - Everything it creates carries the label hostmanager=<namespace or "default">, and nothing without that label is ever changed or removed.
+//   - Until the valve is switched nothing that serves is touched; after it, everything needed to go back is kept until the command is done.
+//   - At most one exclusive command runs its hooks at a time; Status, Follow and Probe may run beside it.
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"regexp"
+	"time"
+
+	"github.com/docker/docker/client"
+
+	"hostmanager/internal/layout"
+	"hostmanager/platform/settings"
+)
+
+// Target is what the valve sends requests to. The zero Target means that no application is there.
+type Target struct {
+	Addr         string // host:port
+	ID           string // container id, first twelve characters
+	DeploymentID int64
+	Serial       int64
+	VersionLabel string
+	Check        settings.Check
+}
+
+// Valve is the front proxy as the flip needs it.
+type Valve interface {
+	// State returns the generation, and address and id of the present target ("" where there is none).
+	State(ctx context.Context) (generation uint64, addr, id string, err error)
+	// SetTarget switches to a target if the generation is still the expected one, and returns after the change is durable.
+	SetTarget(ctx context.Context, target Target, expectGeneration uint64) (generation uint64, err error)
+	// Drain returns when no request to addr is under way any more, or cuts off those that are after the timeout.
+	Drain(ctx context.Context, addr string, timeout time.Duration) error
+}
+
+// Options of a Platform.
+type Options struct {
+	Root      layout.Root
+	Namespace string // lets several agents share an Engine: it stands in labels, container names and image tags; "" is the default one
+	Host      string // of the Engine; "" means DOCKER_HOST, else the local socket
+	Valve     Valve
+	Log       *slog.Logger
+	// AddressPool is where the namespace's network takes its /26 from; it should not be routed by the host. "" means DefaultAddressPool.
+	AddressPool string
+}
+
+// DefaultAddressPool holds 1,024 namespaces. It is apart from the default VPC (172.31.0.0/16) and from Docker's own first bridges.
+const DefaultAddressPool = "172.29.0.0/16"
+
+// Platform is the Docker platform of one namespace. It is safe for use as the package comment says.
+type Platform struct {
+	root  layout.Root
+	names names
+	cli   *client.Client
+	valve Valve
+	log   *slog.Logger
+	pool  netip.Prefix
+	// fault, where a test sets it, is asked at every named point between two effects; an error from it stands for a crash there.
+	fault func(point string) error
+}
+
+// ErrOptions marks options that cannot be used.
+var ErrOptions = errors.New("invalid platform options")
+
+var namespaceForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$`)
+
+// New returns the platform. It does not contact the Engine: an Engine that is down is found out by what needs it.
+func New(o Options) (*Platform, error) {
+	if o.Namespace != "" && !namespaceForm.MatchString(o.Namespace) {
+		return nil, fmt.Errorf("%w: Docker namespace %.80q may hold letters, digits, '_', '.' and '-', at most 63", ErrOptions, o.Namespace)
+	}
+	if o.Root == "" || o.Valve == nil {
+		return nil, fmt.Errorf("%w: Root and Valve must be set", ErrOptions)
+	}
+	if o.AddressPool == "" {
+		o.AddressPool = DefaultAddressPool
+	}
+	pool, err := netip.ParsePrefix(o.AddressPool)
+	if err != nil || !pool.Addr().Is4() || pool.Bits() > subnetBits {
+		return nil, fmt.Errorf("%w: address pool %.40q is no IPv4 prefix of /%d or larger", ErrOptions, o.AddressPool, subnetBits)
+	}
+	engine := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
+	if o.Host != "" {
+		engine = append(engine, client.WithHost(o.Host))
+	}
+	cli, err := client.NewClientWithOpts(engine...)
+	if err != nil {
+		return nil, fmt.Errorf("make Engine client: %w", err)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Platform{
+		root: o.Root, names: newNames(o.Namespace), cli: cli, valve: o.Valve, log: o.Log, pool: pool.Masked(),
+		fault: func(string) error { return nil },
+	}, nil
+}
+
+// Close frees the connections to the Engine.
+func (p *Platform) Close() error { return p.cli.Close() }
+
+// Failure is why a step ended, with what an operator needs to see: the sentence, what the failing program said last, and its exit code.
+type Failure struct {
+	Sentence string
+	Last     string // the end of the output
+	Code     int    // exit code of what failed; 0 where there is none
+	Cause    error
+}
+
+func (f *Failure) Error() string {
+	if f.Cause == nil {
+		return f.Sentence
+	}
+	return f.Sentence + " (" + f.Cause.Error() + ")"
+}
+
+func (f *Failure) Unwrap() error { return f.Cause }
+
+// Output is the end of what the failing program wrote.
+func (f *Failure) Output() string { return f.Last }
+
+// ExitCode is that of the failing program, 1 where none is known.
+func (f *Failure) ExitCode() int { return max(f.Code, 1) }
+
+// drainAndClose lets a connection be used again.
+func drainAndClose(r io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, r, 64<<10)
+	_ = r.Close()
+}

@@ -1,0 +1,162 @@
+package docker
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// buildTrace turns the progress that BuildKit sends (moby.buildkit.v1.StatusResponse, github.com/moby/buildkit api/services/control/control.proto)
+// into the plain lines of docker build. It is used by one goroutine and keeps one small entry a step.
+type buildTrace struct {
+	out   io.Writer
+	steps map[string]*traceStep
+}
+
+type traceStep struct {
+	number   int
+	finished bool
+}
+
+// maxSteps bounds what a hostile builder could make us remember; a build of more steps than this has its later ones unnumbered.
+const maxSteps = 10_000
+
+// The fields of StatusResponse, Vertex and VertexLog that are read.
+const (
+	fieldVertexes = 1
+	fieldLogs     = 3
+
+	vertexDigest    = 1
+	vertexName      = 3
+	vertexCached    = 4
+	vertexCompleted = 6
+	vertexError     = 7
+
+	logVertex = 1
+	logMsg    = 4
+)
+
+func newBuildTrace(out io.Writer) *buildTrace {
+	return &buildTrace{out: out, steps: map[string]*traceStep{}}
+}
+
+// add takes one decoded message.
+func (t *buildTrace) add(message []byte) error {
+	return eachField(message, func(f field) error {
+		switch f.number {
+		case fieldVertexes:
+			return t.vertex(f.bytes)
+		case fieldLogs:
+			return t.log(f.bytes)
+		}
+		return nil
+	})
+}
+
+func (t *buildTrace) step(digest string) (*traceStep, bool) {
+	if s, ok := t.steps[digest]; ok {
+		return s, false
+	}
+	s := &traceStep{number: len(t.steps) + 1}
+	if len(t.steps) < maxSteps {
+		t.steps[digest] = s
+	}
+	return s, true
+}
+
+func (t *buildTrace) vertex(message []byte) error {
+	var digest, name, failure string
+	var cached, completed bool
+	err := eachField(message, func(f field) error {
+		switch f.number {
+		case vertexDigest:
+			digest = string(f.bytes)
+		case vertexName:
+			name = string(f.bytes)
+		case vertexCached:
+			cached = f.varint != 0
+		case vertexCompleted:
+			completed = true
+		case vertexError:
+			failure = string(f.bytes)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s, isNew := t.step(digest)
+	if isNew {
+		fmt.Fprintf(t.out, "#%d %s\n", s.number, oneLine(name))
+	}
+	if s.finished || !completed && failure == "" {
+		return nil
+	}
+	s.finished = true
+	switch {
+	case failure != "":
+		fmt.Fprintf(t.out, "#%d ERROR: %s\n", s.number, oneLine(failure))
+	case cached:
+		fmt.Fprintf(t.out, "#%d CACHED\n", s.number)
+	}
+	return nil
+}
+
+func (t *buildTrace) log(message []byte) error {
+	var digest, msg string
+	err := eachField(message, func(f field) error {
+		switch f.number {
+		case logVertex:
+			digest = string(f.bytes)
+		case logMsg:
+			msg = string(f.bytes)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s, _ := t.step(digest)
+	for line := range strings.SplitSeq(strings.TrimRight(msg, "\r\n"), "\n") {
+		fmt.Fprintf(t.out, "#%d %s\n", s.number, strings.TrimRight(line, "\r"))
+	}
+	return nil
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+type field struct {
+	number protowire.Number
+	bytes  []byte // of a length-delimited field
+	varint uint64
+}
+
+// eachField calls fn for every field of a message. Groups and fixed numbers are passed over.
+func eachField(message []byte, fn func(field) error) error {
+	for len(message) > 0 {
+		number, kind, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return fmt.Errorf("decode build progress: %w", protowire.ParseError(n))
+		}
+		message = message[n:]
+		f := field{number: number}
+		switch kind {
+		case protowire.VarintType:
+			f.varint, n = protowire.ConsumeVarint(message)
+		case protowire.BytesType:
+			f.bytes, n = protowire.ConsumeBytes(message)
+		default:
+			n = protowire.ConsumeFieldValue(number, kind, message)
+		}
+		if n < 0 {
+			return fmt.Errorf("decode build progress: %w", protowire.ParseError(n))
+		}
+		message = message[n:]
+		if err := fn(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
