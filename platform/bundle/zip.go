@@ -41,16 +41,17 @@ type member struct {
 
 // unpackZip judges the whole directory first, then makes folders, then files on every core, then links.
 func (t *tree) unpackZip(ctx context.Context, f *os.File) error {
-	budget, err := checkDirectory(f, t.archive, t.limits)
+	in := io.NewSectionReader(f, 0, t.archive) // an offset that lies outside is the archive's fault, not an error of the disk
+	budget, err := checkDirectory(in, t.archive, t.limits)
 	if err != nil {
 		return err
 	}
-	guarded := &budgetReader{ReaderAt: f, left: budget}
+	guarded := &budgetReader{in: in, left: budget}
 	zr, err := zip.NewReader(guarded, t.archive)
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) { // every path is judged below, with a reason
 		return damaged("", err)
 	}
-	guarded.left = 1 << 62
+	guarded.opened = true
 	pool := &inflaters{}
 	zr.RegisterDecompressor(zip.Deflate, pool.open)
 	members, err := t.plan(ctx, zr)

@@ -102,14 +102,19 @@ func directory64(r io.ReaderAt, end int64) (at, length int64, ok bool) {
 }
 
 // budgetReader stops archive/zip where it would read more directory than was counted: two readers of one damaged trailer may disagree.
+// Once opened is set it is an ordinary ReaderAt, safe for concurrent use.
 type budgetReader struct {
-	io.ReaderAt
-	left int64
+	in     io.ReaderAt
+	left   int64
+	opened bool
 }
 
 func (b *budgetReader) ReadAt(p []byte, off int64) (int, error) {
+	if b.opened {
+		return b.in.ReadAt(p, off)
+	}
 	if b.left -= int64(len(p)); b.left < 0 {
 		return 0, refuse("the archive is damaged: its directory is not where its end says")
 	}
-	return b.ReaderAt.ReadAt(p, off)
+	return b.in.ReadAt(p, off)
 }
