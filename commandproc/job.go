@@ -17,7 +17,7 @@ import (
 
 var (
 	// ErrDeadline is the cause of a context that ended because the command's time ran out.
-	ErrDeadline = errors.New("command timed out")
+	ErrDeadline = fmt.Errorf("command timed out: %w", context.DeadlineExceeded)
 	// ErrAborted is the cause of a context that ended because somebody asked for it.
 	ErrAborted = errors.New("command was aborted")
 	// ErrStageOrder refuses a stage whose predecessor is missing.

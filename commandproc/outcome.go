@@ -25,7 +25,7 @@ type Failed interface {
 // WithOutput is an error that knows the last output of what failed.
 type WithOutput interface {
 	error
-	LastOutput() string
+	Output() string
 }
 
 // lastOutput keeps the end of a text: the original's cut.
@@ -61,7 +61,7 @@ func failureEntry(ctx context.Context, err error, timeout time.Duration) protoco
 	}
 	var spoke WithOutput
 	if errors.As(err, &spoke) {
-		if output := lastOutput(spoke.LastOutput()); output != "" {
+		if output := lastOutput(spoke.Output()); output != "" {
 			e.Msg = output + " \n"
 		}
 	}

@@ -104,7 +104,7 @@ func (c Config) Validate() error {
 	if c.Bucket == "" {
 		bad("bucket", "is missing: it names the S3 bucket of the environment's record")
 	}
-	for key, choice := range map[string][]string{"platform": {c.Platform, "docker"}, "proxy": {c.Proxy, "builtin", "nginx", "none"}, "log_level": {c.LogLevel, "debug", "info", "warn", "error"}} {
+	for key, choice := range map[string][]string{"platform": {c.Platform, "docker"}, "proxy": {c.Proxy, "builtin"}, "log_level": {c.LogLevel, "debug", "info", "warn", "error"}} {
 		if !strings.Contains("|"+strings.Join(choice[1:], "|")+"|", "|"+choice[0]+"|") {
 			bad(key, "is %q, want one of %s", choice[0], strings.Join(choice[1:], ", "))
 		}

@@ -31,7 +31,7 @@ func Options() []Option {
 		text("command_queue_url", "URL of this instance's command queue; hostmanager-<environment_id>-cmd-<instance_id>, made when missing, when not given", func(c *Config) *string { return &c.CommandQueueURL }),
 		list("result_queues", "URL patterns results may be sent to; queues named hostmanager-* beside the command queue when not given", func(c *Config) *[]string { return &c.ResultQueues }),
 		text("platform", "what commands act upon: docker", func(c *Config) *string { return &c.Platform }),
-		text("proxy", "builtin, nginx or none", func(c *Config) *string { return &c.Proxy }),
+		text("proxy", "what stands before the application: builtin (nginx and none are not built yet)", func(c *Config) *string { return &c.Proxy }),
 		text("listen", "address the proxy serves clients on", func(c *Config) *string { return &c.Listen }),
 		text("docker_namespace", "keeps the containers and images of several agents on one Docker Engine apart", func(c *Config) *string { return &c.DockerNamespace }),
 		duration("drain_timeout", "how long a stopping agent waits for the running command before it aborts it", func(c *Config) *time.Duration { return &c.DrainTimeout }),

@@ -1,0 +1,117 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"hostmanager/commandproc"
+	"hostmanager/hooks"
+	"hostmanager/journal"
+	"hostmanager/protocol"
+)
+
+// handler is the name cfn-hup's log gives what runs our commands.
+const handler = "aws-eb-command-handler"
+
+// jobOf makes a lane's job of an accepted command.
+func (a *Agent) jobOf(j commandproc.Job) job {
+	return job{identity: j.Identity, do: func(ctx context.Context) { a.execute(ctx, j) }}
+}
+
+// execute runs one command from its start to its journalled result.
+func (a *Agent) execute(ctx context.Context, j commandproc.Job) *protocol.Response {
+	if a.laneOf(j.Request.CommandName) == a.exclusive {
+		a.setCurrent(&current{Identity: j.Identity, Name: j.Request.CommandName, Request: j.Request.RequestID, Since: a.Now()})
+		defer a.setCurrent(nil)
+		j.Previous = a.previous(j.Identity)
+	}
+	a.Logs.Listener.Infof("Running action for %s", handler)
+	a.log.Info("command started", slog.String("command", j.Request.CommandName), slog.String("identity", j.Identity))
+	response := a.Processor.Run(ctx, j)
+	a.finish(j, response)
+	return response
+}
+
+// finish journals a response and hands it to the outbox.
+func (a *Agent) finish(j commandproc.Job, response *protocol.Response) {
+	a.log.Info("command finished", slog.String("command", j.Request.CommandName), slog.String("identity", j.Identity),
+		slog.String("status", string(response.Status)), slog.String("msg", response.Entry().Msg))
+	if err := a.conclude(j.Identity, j.Command, answer{response: response}); err != nil {
+		a.log.Error("result not journalled", slog.Any("error", err))
+	}
+	a.registrar.poke()
+}
+
+func (a *Agent) setCurrent(c *current) {
+	a.mu.Lock()
+	a.current = c
+	a.mu.Unlock()
+	if c != nil {
+		a.registrar.poke()
+	}
+}
+
+// previous finds the exclusive command that ran last before this one: what the order of stages is judged by, also after a restart. A command that
+// began nothing does not count.
+func (a *Agent) previous(identity string) *commandproc.Past {
+	all := a.Journal.Commands()
+	slices.SortStableFunc(all, func(x, y journal.Command) int { return y.ResultAt.Compare(x.ResultAt) })
+	for _, c := range all {
+		ran := !commandproc.Untouched(c.Steps) || c.Lost
+		if c.Identity == identity || !c.Finished() || !ran {
+			continue
+		}
+		if past := a.pastOf(c); past != nil {
+			return past
+		}
+	}
+	return nil
+}
+
+// pastOf is nil for a command of the shared lane. One that cannot be read any more counts: it came between.
+func (a *Agent) pastOf(c journal.Command) *commandproc.Past {
+	_, request, err := decodeAccepted(c)
+	if err != nil {
+		return &commandproc.Past{CommandName: "a command the journal no longer holds"}
+	}
+	if a.laneOf(request.CommandName) != a.exclusive {
+		return nil
+	}
+	past := &commandproc.Past{CommandName: request.CommandName, RequestID: request.RequestID, StageNum: request.StageNum}
+	var o outcome
+	if json.Unmarshal(c.Result, &o) == nil {
+		past.Succeeded = o.Verdict == protocol.Success
+	}
+	return past
+}
+
+// decodeAccepted reads back what accept journalled.
+func decodeAccepted(c journal.Command) (protocol.Command, protocol.Request, error) {
+	command, err := protocol.DecodeCommand(c.Message)
+	if err != nil {
+		return command, protocol.Request{}, fmt.Errorf("read journalled command: %w", err)
+	}
+	request, err := protocol.DecodeRequest(command.Data)
+	if err != nil {
+		return command, request, fmt.Errorf("read journalled command: %w", err)
+	}
+	return command, request, nil
+}
+
+// journalSteps is the journal as the processor uses it.
+type journalSteps struct {
+	journal *journal.Journal
+	fail    func(error)
+}
+
+// Recorder returns the recorder of a command's steps.
+func (s journalSteps) Recorder(identity string) hooks.Recorder { return s.journal.Recorder(identity) }
+
+// Steps returns the steps a command has taken so far.
+func (s journalSteps) Steps(identity string) []journal.Step {
+	c, _ := s.journal.Command(identity)
+	return c.Steps
+}

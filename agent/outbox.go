@@ -1,0 +1,343 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"hostmanager/internal/atomicfile"
+	"hostmanager/journal"
+	"hostmanager/protocol"
+)
+
+// localQueue stands in place of a result queue in commands the agent gives itself at boot: their results go nowhere.
+const localQueue = "local:none"
+
+// keepAfterExpiry is how long after its command's expiration a result is still tried to be sent.
+const keepAfterExpiry = 24 * time.Hour
+
+// sendAtOnce bounds how many results are being sent at a time.
+const sendAtOnce = 4
+
+// outcome is the payload of a result record: what is sent, where to, until when.
+type outcome struct {
+	Queue   string          `json:"queue"`
+	Until   time.Time       `json:"until"`
+	Verdict protocol.Status `json:"verdict"` // of the command: the inner status where it was processed
+	Result  protocol.Result `json:"result"`
+	// Spill is the whole response, where it was too large for a message: a file in the outbox folder until S3 has it.
+	Spill *spill `json:"spill,omitempty"`
+}
+
+type spill struct {
+	File     string            `json:"file"`
+	Location protocol.Location `json:"location"`
+}
+
+// resultID is the same for every delivery of a command's result, and for no other.
+func resultID(identity, listener string) string {
+	sum := sha256.Sum256([]byte(identity + "|" + listener))
+	return hex.EncodeToString(sum[:16])
+}
+
+// conclude makes a command's verdict durable and hands it to the outbox.
+func (a *Agent) conclude(identity string, c protocol.Command, verdict answer) error {
+	o, err := a.outcomeOf(identity, c, verdict)
+	if err != nil {
+		return err
+	}
+	payload, err := encode(o)
+	if err != nil {
+		return err
+	}
+	if err := a.appendRecord(journal.Record{Type: journal.Result, Command: identity, Payload: payload}); err != nil {
+		return fmt.Errorf("journal result: %w", err)
+	}
+	a.outbox.put(identity)
+	return nil
+}
+
+func (a *Agent) outcomeOf(identity string, c protocol.Command, verdict answer) (outcome, error) {
+	o := outcome{
+		Queue: c.ResultQueue, Until: c.Expiration.Add(keepAfterExpiry), Verdict: protocol.Failure,
+		Result: protocol.Result{
+			DispatcherID: c.DispatcherID, InvocationID: c.InvocationID, CommandName: c.CommandName,
+			ListenerID: a.InstanceID, Status: protocol.Failure, ResultID: resultID(identity, a.InstanceID),
+		},
+	}
+	if verdict.response == nil {
+		o.Result.Message = a.Redact.String(verdict.message)
+		a.Logs.Listener.Infof("Action for %s exited with 1, returning FAILURE", handler)
+		return o, nil
+	}
+	response := a.hide(*verdict.response)
+	data, err := response.Encode()
+	if err != nil {
+		return o, fmt.Errorf("encode response: %w", err)
+	}
+	a.Logs.Listener.Debugf("Action for %s output: %s", handler, data)
+	a.Logs.Listener.Infof("Action for %s succeeded, returning SUCCESS", handler)
+	o.Verdict, o.Result.Status, o.Result.Data = response.Status, protocol.Success, data
+	return o, a.fit(&o, response)
+}
+
+// hide masks secrets in what people wrote; names and numbers of the protocol stay.
+func (a *Agent) hide(r protocol.Response) *protocol.Response {
+	entries := make([]protocol.ResponseEntry, len(r.Results))
+	for i, e := range r.Results {
+		e.Msg = a.Redact.String(e.Msg)
+		events := make([]protocol.Event, len(e.Events))
+		for n, event := range e.Events {
+			event.Msg = a.Redact.String(event.Msg)
+			events[n] = event
+		}
+		e.Events = events
+		entries[i] = e
+	}
+	r.Results = entries
+	return &r
+}
+
+// shortMsg is how much of a message stays beside the location of the whole.
+const shortMsg = 2 << 10
+
+// fit moves a response that no message can carry into a file and leaves verdict, short message and location.
+func (a *Agent) fit(o *outcome, whole *protocol.Response) error {
+	body, err := json.Marshal(o.Result)
+	if err != nil {
+		return fmt.Errorf("encode result: %w", err)
+	}
+	if len(body) <= protocol.MaxMessage {
+		return nil
+	}
+	data := []byte(o.Result.Data)
+	id := o.Result.ResultID
+	file := filepath.Join(a.Root.Outbox(), id+".json")
+	if err := atomicfile.WriteFile(file, data, 0o600); err != nil {
+		return fmt.Errorf("keep large response: %w", err)
+	}
+	o.Spill = &spill{File: filepath.Base(file), Location: protocol.Location{
+		Bucket: a.Config.Bucket, Key: protocol.SpillKey(a.Config.EnvironmentID, id), SHA256: protocol.Digest(data), Size: int64(len(data)),
+	}}
+	entry := whole.Entry()
+	entry.Events, entry.Location = []protocol.Event{}, &o.Spill.Location
+	if len(entry.Msg) > shortMsg {
+		entry.Msg = entry.Msg[:shortMsg] + "..."
+	}
+	small := protocol.NewResponse(entry)
+	small.Truncated = "true"
+	o.Result.Data, err = small.Encode()
+	return err
+}
+
+// outbox sends journalled results until their queue took them. Each result is tried on its own, so that one dead queue holds up nothing.
+type outbox struct {
+	agent *Agent
+	slots chan struct{}
+
+	mu      sync.Mutex
+	ctx     context.Context // of the deliveries, from run
+	pending map[string]chan struct{}
+	early   []string // put before run
+	changed chan struct{}
+	wg      sync.WaitGroup
+}
+
+func newOutbox(a *Agent) *outbox {
+	return &outbox{agent: a, slots: make(chan struct{}, sendAtOnce), pending: map[string]chan struct{}{}, changed: make(chan struct{})}
+}
+
+// run lets deliveries happen until ctx ends, then waits for those under way.
+func (o *outbox) run(ctx context.Context) {
+	o.mu.Lock()
+	o.ctx = ctx
+	early := o.early
+	o.early = nil
+	o.mu.Unlock()
+	for _, identity := range early {
+		o.put(identity)
+	}
+	<-ctx.Done()
+	o.mu.Lock()
+	o.ctx = nil
+	o.mu.Unlock()
+	o.wg.Wait()
+}
+
+// put begins to deliver the journalled result of a command; when that is under way already it only hurries it.
+func (o *outbox) put(identity string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ctx == nil {
+		o.early = append(o.early, identity)
+		return
+	}
+	if hurry, under := o.pending[identity]; under {
+		select {
+		case hurry <- struct{}{}:
+		default:
+		}
+		return
+	}
+	hurry, ctx := make(chan struct{}, 1), o.ctx
+	o.pending[identity] = hurry
+	o.wg.Go(func() {
+		defer o.forget(identity)
+		o.deliver(ctx, identity, hurry)
+	})
+}
+
+// again sends a result once more.
+func (o *outbox) again(identity string) { o.put(identity) }
+
+func (o *outbox) forget(identity string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.pending, identity)
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+func (o *outbox) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.pending) + len(o.early)
+}
+
+// settle waits until nothing is pending, at most for d.
+func (o *outbox) settle(d time.Duration) {
+	limit := time.NewTimer(d)
+	defer limit.Stop()
+	for {
+		o.mu.Lock()
+		n, changed := len(o.pending), o.changed
+		o.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-changed:
+		case <-limit.C:
+			return
+		}
+	}
+}
+
+// deliver tries until the queue took the result, its time is over, or ctx ends; what is left then is found in the journal at the next start.
+func (o *outbox) deliver(ctx context.Context, identity string, hurry <-chan struct{}) {
+	again := newPatience(time.Second, 5*time.Minute)
+	for ctx.Err() == nil {
+		out, ok := o.load(identity)
+		if !ok {
+			return
+		}
+		if out.Queue == localQueue {
+			o.sent(identity, nil)
+			return
+		}
+		err := o.try(ctx, out)
+		if err == nil {
+			o.sent(identity, nil)
+			o.unspill(out)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if o.agent.Now().After(out.Until) {
+			o.drop(identity, out, err)
+			return
+		}
+		if again.speaks() {
+			o.agent.Logs.Listener.Errorf("Error sending result; will try again: %s", err)
+			o.agent.log.Warn("result not sent yet", slog.String("identity", identity), slog.Any("error", err), slog.Time("until", out.Until))
+		}
+		again.wait(ctx, hurry)
+	}
+}
+
+// load reads the outcome back from the journal: a waiting result takes no memory.
+func (o *outbox) load(identity string) (outcome, bool) {
+	c, ok := o.agent.Journal.Command(identity)
+	if !ok || c.Result == nil { // an old result, which the journal no longer holds, was sent
+		return outcome{}, false
+	}
+	var out outcome
+	if err := json.Unmarshal(c.Result, &out); err != nil {
+		o.agent.log.Error("journalled result is unreadable", slog.String("identity", identity), slog.Any("error", err))
+		return outcome{}, false
+	}
+	return out, true
+}
+
+// try sends once.
+func (o *outbox) try(ctx context.Context, out outcome) error {
+	select {
+	case o.slots <- struct{}{}:
+		defer func() { <-o.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := o.spill(ctx, out); err != nil {
+		return err
+	}
+	body, err := json.Marshal(out.Result)
+	if err != nil {
+		return fmt.Errorf("encode result: %w", err)
+	}
+	o.agent.Logs.Listener.Debugf("Sending %s to queue %s", body, out.Queue)
+	if err := o.agent.Queue.Send(ctx, out.Queue, string(body)); err != nil {
+		return fmt.Errorf("send result: %w", err)
+	}
+	return nil
+}
+
+// spill brings the whole of a large response to S3 before the message that names its place. A file that is gone was brought there before.
+func (o *outbox) spill(ctx context.Context, out outcome) error {
+	if out.Spill == nil {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(o.agent.Root.Outbox(), filepath.Base(out.Spill.File)))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read large response: %w", err)
+	}
+	if err := o.agent.Spills.PutSpill(ctx, out.Spill.Location.Bucket, out.Spill.Location.Key, data); err != nil {
+		return fmt.Errorf("store large response: %w", err)
+	}
+	return nil
+}
+
+func (o *outbox) unspill(out outcome) {
+	if out.Spill == nil {
+		return
+	}
+	if err := atomicfile.Remove(filepath.Join(o.agent.Root.Outbox(), filepath.Base(out.Spill.File))); err != nil {
+		o.agent.log.Warn("large response not removed", slog.Any("error", err))
+	}
+}
+
+// drop gives a result up. The record says so; it is no longer tried after a restart.
+func (o *outbox) drop(identity string, out outcome, cause error) {
+	o.agent.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf(
+		"The result of invocation %s (%s) was given up: it could not be sent until %s, last because %v.",
+		out.Result.InvocationID, out.Verdict, out.Until.UTC().Format(time.RFC3339), cause)})
+	o.sent(identity, json.RawMessage(`{"given_up":true}`))
+	o.unspill(out)
+}
+
+func (o *outbox) sent(identity string, payload json.RawMessage) {
+	if err := o.agent.appendRecord(journal.Record{Type: journal.Sent, Command: identity, Payload: payload}); err != nil {
+		o.agent.log.Error("sent result not journalled", slog.String("identity", identity), slog.Any("error", err))
+	}
+}

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"hostmanager/hooks"
+	"hostmanager/internal/atomicfile"
+	"hostmanager/platform/settings"
+	"hostmanager/protocol"
+)
+
+// promotion is what undoing a promotion needs.
+type promotion struct {
+	Had bool `json:"had"` // there was a deployed manifest, and a copy of it was kept
+}
+
+func (i *infra) previousManifest() string {
+	return filepath.Join(i.root.AgentState(), "previous-manifest.json")
+}
+
+// commit is the last step of a command that deploys: the staged manifest becomes the deployed one.
+func (i *infra) commit() hooks.Builtin {
+	return hooks.Builtin{Name: "PromoteManifest", Semantics: protocol.Compensated, Run: i.promote, Undo: i.demote}
+}
+
+func (i *infra) promote(_ context.Context, c *hooks.Call) error {
+	staged, err := atomicfile.ReadFileLimit(i.root.StagedManifest(), maxManifest)
+	if err != nil {
+		return fmt.Errorf("read the staged manifest: %w", err)
+	}
+	old, err := atomicfile.ReadFileLimit(i.root.DeployedManifest(), maxManifest)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the deployed manifest: %w", err)
+	}
+	had := err == nil
+	if had {
+		if err := atomicfile.WriteFile(i.previousManifest(), old, 0o600); err != nil {
+			return fmt.Errorf("keep the deployed manifest: %w", err)
+		}
+	}
+	if err := c.Save(promotion{had}); err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(i.root.DeployedManifest(), staged, 0o600)
+}
+
+// demote undoes promote. Without what promote saved nothing was changed.
+func (i *infra) demote(_ context.Context, c *hooks.Call) error {
+	if len(c.Saved) == 0 {
+		return nil
+	}
+	var saved promotion
+	if err := json.Unmarshal(c.Saved, &saved); err != nil {
+		return fmt.Errorf("read what promoting saved: %w", err)
+	}
+	if !saved.Had {
+		return atomicfile.Remove(i.root.DeployedManifest())
+	}
+	old, err := atomicfile.ReadFileLimit(i.previousManifest(), maxManifest)
+	if err != nil {
+		return fmt.Errorf("read the manifest that was kept: %w", err)
+	}
+	return atomicfile.WriteFile(i.root.DeployedManifest(), old, 0o600)
+}
+
+// settle makes the files that hooks read tell of the version that serves again, after a command failed. Safe at any time, also twice.
+func (i *infra) settle(context.Context) error {
+	if err := atomicfile.Remove(i.root.StagedManifest()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the staged manifest: %w", err)
+	}
+	p, err := i.deployed()
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(removeFile(i.root.ContainerConfiguration()), removeFile(i.root.SourceBundle()))
+	}
+	if err != nil {
+		return err
+	}
+	if err := settings.WriteContainerConfiguration(i.root, p.manifest); err != nil {
+		return err
+	}
+	return i.relink(p.manifest)
+}
+
+// relink points the source bundle's link at the deployed version's archive, where the cache still has it.
+func (i *infra) relink(m protocol.Manifest) error {
+	target, err := os.Readlink(i.root.SourceBundle())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read source bundle link: %w", err)
+	}
+	src, err := sourceOf(m)
+	if err != nil {
+		return err
+	}
+	want := filepath.Join(filepath.Dir(target), src.SHA256)
+	if want == target {
+		return nil
+	}
+	if _, err := os.Stat(want); err != nil {
+		return removeFile(i.root.SourceBundle())
+	}
+	return atomicfile.Symlink(want, i.root.SourceBundle())
+}
+
+// removeFile removes a file or link whose folder may not exist.
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

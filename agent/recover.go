@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+
+	"hostmanager/commandproc"
+	"hostmanager/journal"
+	"hostmanager/protocol"
+)
+
+// recoverAll puts the journal's unfinished business in its place: commands that were begun are ended first, then what boot wants, then the
+// commands that wait; results that were not sent go to the outbox. It only reads the journal and fills the lanes, so it never delays a poll.
+func (a *Agent) recoverAll() {
+	var waiting []commandproc.Job
+	for _, c := range a.Journal.Commands() {
+		switch {
+		case c.Finished() && c.SentAt.IsZero():
+			a.outbox.put(c.Identity)
+		case c.Finished():
+		default:
+			j, ok := a.jobOfJournal(c)
+			if !ok {
+				continue
+			}
+			if c.Lost || !commandproc.Untouched(c.Steps) {
+				a.exclusive.push(job{identity: c.Identity, do: func(ctx context.Context) { a.endInterrupted(ctx, j, c.Lost) }}, false)
+				continue
+			}
+			waiting = append(waiting, j)
+		}
+	}
+	a.pushBoot(false)
+	for _, j := range waiting {
+		if a.refuseAgain(j) {
+			continue
+		}
+		if fromBoot(j.Command) { // what it wanted is judged anew by boot itself
+			a.finish(j, protocol.NewResponse(protocol.ResponseEntry{Status: protocol.Failure, ReturnCode: 1, Msg: "interrupted: the agent stopped before this command began."}))
+			continue
+		}
+		a.enqueue(j)
+	}
+}
+
+// jobOfJournal reads an accepted command back. One whose data cannot be decoded was to be refused and gets its refusal now.
+func (a *Agent) jobOfJournal(c journal.Command) (commandproc.Job, bool) {
+	command, err := protocol.DecodeCommand(c.Message)
+	if err != nil {
+		a.log.Error("accepted command is unreadable", slog.String("identity", c.Identity), slog.Any("error", err))
+		return commandproc.Job{}, false
+	}
+	request, err := protocol.DecodeRequest(command.Data)
+	if err != nil {
+		a.concludeOrLog(c.Identity, command, answer{message: err.Error()})
+		return commandproc.Job{}, false
+	}
+	return commandproc.Job{Identity: c.Identity, Command: command, Request: request}, true
+}
+
+// refuseAgain gives a command its refusal if the agent stopped between accepting and refusing it. Expiry is judged once, at acceptance: a
+// command that was accepted in time is run however late.
+func (a *Agent) refuseAgain(j commandproc.Job) bool {
+	c, _ := a.Journal.Command(j.Identity)
+	if j.Command.Expired(c.AcceptedAt) || !j.Request.AppliesTo(a.InstanceID) || !known(j.Request.CommandName) {
+		if _, refusal := a.judge(j.Command); refusal != nil {
+			a.concludeOrLog(j.Identity, j.Command, *refusal)
+			return true
+		}
+	}
+	return false
+}
+
+func known(command string) bool {
+	_, ok := commandproc.Lookup(command)
+	return ok
+}
+
+func (a *Agent) concludeOrLog(identity string, c protocol.Command, verdict answer) {
+	if err := a.conclude(identity, c, verdict); err != nil {
+		a.log.Error("result not journalled", slog.String("identity", identity), slog.Any("error", err))
+	}
+}
+
+// endInterrupted ends a command that a crash cut short.
+func (a *Agent) endInterrupted(ctx context.Context, j commandproc.Job, lost bool) {
+	a.setCurrent(&current{Identity: j.Identity, Name: j.Request.CommandName, Request: j.Request.RequestID, Since: a.Now()})
+	defer a.setCurrent(nil)
+	if lost {
+		a.finish(j, a.Processor.Lost(j))
+		return
+	}
+	a.finish(j, a.Processor.Interrupted(ctx, j, a.Platform.Recover))
+}
+
+// marshalIndent is for files people read.
+func marshalIndent(v any) ([]byte, error) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	return append(b, '\n'), err
+}
