@@ -53,6 +53,7 @@ type Application struct {
 	VersionLabel string `json:"version_label,omitempty"`
 	Running      bool   `json:"running"`
 	Healthy      bool   `json:"healthy"`
+	Reason       string `json:"reason,omitempty"` // why not running or not healthy
 }
 
 // Platform is what commands act upon, beside its hooks.

@@ -102,10 +102,7 @@ func decodeAccepted(c journal.Command) (protocol.Command, protocol.Request, erro
 }
 
 // journalSteps is the journal as the processor uses it.
-type journalSteps struct {
-	journal *journal.Journal
-	fail    func(error)
-}
+type journalSteps struct{ journal *journal.Journal }
 
 // Recorder returns the recorder of a command's steps.
 func (s journalSteps) Recorder(identity string) hooks.Recorder { return s.journal.Recorder(identity) }

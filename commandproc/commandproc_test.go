@@ -95,7 +95,7 @@ func (s steps) Steps(identity string) []journal.Step {
 }
 
 // Run implements commandproc.Dirs.
-func (b *bench) Run(ctx context.Context, call hooks.Call, rec hooks.Recorder, watch commandproc.Watch) error {
+func (b *bench) Run(ctx context.Context, call hooks.Call, rec hooks.Recorder, watch hooks.Watch) error {
 	for _, h := range b.dirs[call.Dir] {
 		out, end := watch(h.Name)
 		call.Output = out
@@ -120,8 +120,8 @@ func (b *bench) Run(ctx context.Context, call hooks.Call, rec hooks.Recorder, wa
 }
 
 // Undo implements commandproc.Dirs.
-func (b *bench) Undo(ctx context.Context, call hooks.Call, step journal.Step) error {
-	i := slices.IndexFunc(b.dirs[call.Dir], func(h hooks.Builtin) bool { return h.Name == filepath.Base(step.Name) })
+func (b *bench) Undo(ctx context.Context, call hooks.Call, step string) error {
+	i := slices.IndexFunc(b.dirs[call.Dir], func(h hooks.Builtin) bool { return h.Name == filepath.Base(step) })
 	return b.dirs[call.Dir][i].Undo(ctx, &call)
 }
 

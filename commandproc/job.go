@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strconv"
 	"time"
 
@@ -47,13 +46,12 @@ type Steps interface {
 	Steps(identity string) []journal.Step
 }
 
-// Dirs runs hook directories.
+// Dirs runs hook directories. *hooks.Runner does.
 type Dirs interface {
-	// Run runs the hooks of call.Dir in the order of their names, journals each through rec, and ends at the first that fails. watch is told
-	// of each hook and gives the writer of its output; it may be called from one goroutine at a time.
-	Run(ctx context.Context, call hooks.Call, rec hooks.Recorder, watch Watch) error
-	// Undo takes one compensated step of a directory back, as the journal remembers it.
-	Undo(ctx context.Context, call hooks.Call, step journal.Step) error
+	// Run runs the hooks of call.Dir in the order of their names, journals each through rec, and ends at the first that fails.
+	Run(ctx context.Context, call hooks.Call, rec hooks.Recorder, watch hooks.Watch) error
+	// Undo takes one compensated step of a directory back; call.Saved is what the journal remembers of it.
+	Undo(ctx context.Context, call hooks.Call, step string) error
 }
 
 // Processor runs commands. All fields but the addons must be set; Run may be called from several goroutines, for exclusive commands one at a
@@ -86,9 +84,8 @@ type Processor struct {
 const DefaultUndoTimeout = 2 * time.Minute
 
 // environment returns the variables of executable hooks (the original's, without the credentials of the result queue).
-func (p *Processor) environment(j Job, deadline time.Time) []string {
+func (p *Processor) environment(j Job) []string {
 	env := []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=en_US.UTF-8", "PWD=/",
 		"CMD_NAME=" + j.Command.CommandName,
 		"INVOCATION_ID=" + j.Command.InvocationID,
 		"DISPATCHER_ID=" + j.Command.DispatcherID,
@@ -96,7 +93,6 @@ func (p *Processor) environment(j Job, deadline time.Time) []string {
 		"LISTENER_ID=" + p.InstanceID,
 		"EB_REQUEST_ID=" + j.Request.RequestID,
 		"EB_COMMAND_TIMEOUT=" + strconv.Itoa(int(j.Request.Timeout.Seconds())),
-		"EB_COMMAND_DEADLINE=" + strconv.FormatInt(deadline.UnixMilli(), 10),
 		"EB_IS_COMMAND_LEADER=false",
 	}
 	for _, optional := range [][2]string{
@@ -106,7 +102,6 @@ func (p *Processor) environment(j Job, deadline time.Time) []string {
 		{"EB_RESOURCE_NAME", j.Request.ResourceName},
 		{"EB_COMMAND_DATA", j.Request.Data},
 		{"EB_EXECUTION_DATA", j.Request.ExecutionData},
-		{"TZ", os.Getenv("TZ")},
 	} {
 		if optional[1] != "" {
 			env = append(env, optional[0]+"="+optional[1])

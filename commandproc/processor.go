@@ -50,10 +50,9 @@ func (p *Processor) Run(ctx context.Context, j Job) *protocol.Response {
 		return r.refuse(err)
 	}
 	p.Log.Infof("Command processor should execute command.")
-	deadline := p.Now().Add(j.Request.Timeout)
 	bounded, cancel := context.WithTimeoutCause(ctx, j.Request.Timeout, ErrDeadline)
 	defer cancel()
-	r.env = p.environment(j, deadline)
+	r.env = p.environment(j)
 	return r.finish(bounded, r.execute(bounded))
 }
 

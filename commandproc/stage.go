@@ -11,9 +11,6 @@ import (
 	"hostmanager/protocol"
 )
 
-// Watch is told of each hook of a directory before it runs: it gives the writer of the hook's output, and what to call when the hook ended.
-type Watch func(hook string) (output io.Writer, end func(err error))
-
 // stage runs the actions of stage n in order, up to the first that fails.
 func (r *run) stage(ctx context.Context, a activity, n int) error {
 	actions := r.def.Stages[n]

@@ -67,7 +67,7 @@ func (r *run) undo(ctx context.Context, step journal.Step) error {
 	call.Saved = step.Payload
 	call.Save = func(any) error { return errors.New("nothing can be saved while undoing") }
 	if !builtin {
-		return r.Dirs.Undo(ctx, call, step)
+		return r.Dirs.Undo(ctx, call, step.Name)
 	}
 	if b.Undo == nil {
 		return nil

@@ -1,0 +1,267 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"hostmanager/agent/config"
+	"hostmanager/aws/identity"
+	"hostmanager/aws/objects"
+	"hostmanager/aws/queue"
+	"hostmanager/commandproc"
+	"hostmanager/environment"
+	"hostmanager/fleet/record"
+	"hostmanager/hooks"
+	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/layout"
+	"hostmanager/internal/logfile"
+	"hostmanager/internal/redact"
+	"hostmanager/journal"
+	"hostmanager/platform/bundle"
+	"hostmanager/platform/settings"
+	"hostmanager/protocol"
+)
+
+// Setup says which agent to build.
+type Setup struct {
+	Root    layout.Root
+	Config  config.Config // valid
+	Version string        // of the agent
+	Stderr  io.Writer     // gets a copy of the structured log; nil: nowhere
+	// Platform makes what commands act upon; nil: what Config.Platform names.
+	Platform func(PlatformSetup) (Platform, map[string][]hooks.Builtin, error)
+	BootID   string           // empty: the kernel's
+	Now      func() time.Time // nil: time.Now
+}
+
+// PlatformSetup is what a platform is built of.
+type PlatformSetup struct {
+	Root   layout.Root
+	Config config.Config
+	Logs   *logfile.Set
+}
+
+// Built is an agent and what must be let go of after its Run.
+type Built struct {
+	*Agent
+	closers []func() error
+}
+
+// Close frees files and connections.
+func (b *Built) Close() error {
+	var errs []error
+	for _, c := range slices.Backward(b.closers) {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
+}
+
+// Build makes an agent and everything it is made of. It talks to nobody but, where no instance id is configured, the metadata service.
+func Build(ctx context.Context, s Setup) (*Built, error) {
+	b := &builder{Setup: s, redact: redact.New(), built: &Built{}}
+	agent, err := b.build(ctx)
+	if err != nil {
+		return nil, errors.Join(err, b.built.Close())
+	}
+	b.built.Agent = agent
+	return b.built, nil
+}
+
+type builder struct {
+	Setup
+	built  *Built
+	redact *redact.Redactor
+	logs   *logfile.Set
+	events []protocol.Event // before there is an agent to take them
+
+	queue   *queue.Client
+	objects *objects.Client
+	record  *environment.Record
+	infra   *infra
+}
+
+func (b *builder) build(ctx context.Context) (*Agent, error) {
+	if b.Now == nil {
+		b.Now = time.Now
+	}
+	if err := b.identify(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.clients(ctx); err != nil {
+		return nil, err
+	}
+	stored := b.infra.learnStored() // before the first line of log
+	b.openLogs()
+	if stored != nil {
+		b.logs.Structured.Warn("manifest on disk is unreadable", "error", stored)
+	}
+	j, err := journal.Open(b.Root.Journal(), journal.Options{
+		InstanceID: b.Config.InstanceID, Log: b.logs.Structured, Now: b.Now,
+		OnEvent: func(e protocol.Event) { b.events = append(b.events, e) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.built.closers = append(b.built.closers, j.Close)
+	return b.assemble(j)
+}
+
+// identify finds out which instance this is, where the operator does not say.
+func (b *builder) identify(ctx context.Context) error {
+	if b.BootID == "" {
+		id, err := atomicfile.ReadFileLimit("/proc/sys/kernel/random/boot_id", 100)
+		if err != nil {
+			return fmt.Errorf("read boot id: %w", err)
+		}
+		b.BootID = strings.TrimSpace(string(id))
+	}
+	if b.Config.InstanceID != "" {
+		return nil
+	}
+	id, err := identity.Discover(ctx, identity.Options{})
+	if err != nil {
+		return fmt.Errorf("find out which instance this is (set instance_id to say it): %w", err)
+	}
+	b.Config.InstanceID = id.InstanceID
+	if b.Config.Region == "" {
+		b.Config.Region = id.Region
+	}
+	return nil
+}
+
+func (b *builder) clients(ctx context.Context) error {
+	var err error
+	if b.queue, err = queue.New(ctx, queue.Options{Region: b.Config.Region}); err != nil {
+		return fmt.Errorf("prepare SQS: %w", err)
+	}
+	if b.objects, err = objects.New(ctx, objects.Options{Region: b.Config.Region}); err != nil {
+		return fmt.Errorf("prepare S3: %w", err)
+	}
+	if b.record, err = record.Open(b.objects, b.Config.Bucket, b.Config.EnvironmentID); err != nil {
+		return fmt.Errorf("open the environment's record: %w", err)
+	}
+	b.infra = newInfra(b.Root, b.record, bundle.NewFetcher(b.objects, b.Root.BundleCache()), b.redact)
+	return nil
+}
+
+func (b *builder) openLogs() {
+	b.logs = logfile.OpenSet(logfile.Options{
+		Root: b.Root, Redact: b.redact, Level: levelNamed(b.Config.LogLevel), Now: b.Now, PID: os.Getpid(), Also: b.Stderr,
+	})
+	b.built.closers = append(b.built.closers, b.logs.Close)
+}
+
+// levelNamed reads a level that Config.Validate has checked.
+func levelNamed(name string) slog.Level {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(name)); err != nil {
+		return slog.LevelInfo
+	}
+	return l
+}
+
+// Bounds of events.jsonl: MiB of a file, files kept beside it.
+const (
+	eventsSize    = 5
+	eventsBackups = 2
+)
+
+func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
+	platform, builtins, err := b.platform()
+	if err != nil {
+		return nil, fmt.Errorf("prepare platform %s: %w", b.Config.Platform, err)
+	}
+	dirs, err := hooks.New(hooks.Options{Root: b.Root, Builtins: withBundleHooks(b.Root, builtins), Replaceable: b.replaceable, Log: b.logs.Structured})
+	if err != nil {
+		return nil, fmt.Errorf("prepare hooks: %w", err)
+	}
+	events := logfile.Open(b.Root.AgentEvents(), eventsSize, eventsBackups)
+	b.built.closers = append(b.built.closers, events.Close)
+	var agent *Agent
+	processor := &commandproc.Processor{
+		Root: b.Root, InstanceID: b.Config.InstanceID, Stack: "awseb-" + b.Config.EnvironmentID + "-stack",
+		Steps: journalSteps{j}, Dirs: dirs, Infra: b.infra.builtins(),
+		Prepare: b.infra.Prepare, Commit: b.infra.commit(), Settle: b.infra.settle,
+		Log: b.logs.Processor, Activity: b.logs.Activity, Structured: b.logs.Structured,
+		OnEvent: func(e protocol.Event) { agent.event(e) }, Now: b.Now,
+	}
+	agent = New(Parts{
+		Root: b.Root, Config: b.Config, InstanceID: b.Config.InstanceID, Version: b.Version, BootID: b.BootID,
+		Queue: b.queue, Record: b.record, Spills: spills{b.objects}, Platform: platform, Journal: j, Processor: processor,
+		Logs: b.logs, Events: events, Redact: b.redact, Now: b.Now,
+		Notify: func(state string) { _, _ = daemon.SdNotify(false, state) }, // without systemd there is nobody to tell
+	})
+	for _, e := range b.events {
+		agent.event(e)
+	}
+	return agent, nil
+}
+
+func (b *builder) platform() (Platform, map[string][]hooks.Builtin, error) {
+	setup := PlatformSetup{Root: b.Root, Config: b.Config, Logs: b.logs}
+	if b.Setup.Platform != nil {
+		return b.Setup.Platform(setup)
+	}
+	p, err := newDockerPlatform(setup)
+	if err != nil {
+		return nil, nil, err
+	}
+	b.built.closers = append(b.built.closers, p.Close)
+	return p, p.Hooks(), nil
+}
+
+// replaceable returns the built-in hooks that the settings of the deployment under way let files replace.
+func (b *builder) replaceable() []string {
+	_, s, err := settings.ReadContainerConfiguration(b.Root)
+	if err != nil {
+		return nil
+	}
+	return s.ReplaceableHooks
+}
+
+// withBundleHooks puts the bundle's own hooks (.platform) at their places among the platform's.
+func withBundleHooks(root layout.Root, builtins map[string][]hooks.Builtin) map[string][]hooks.Builtin {
+	all := map[string][]hooks.Builtin{}
+	for dir, list := range builtins {
+		all[dir] = slices.Clone(list)
+	}
+	for _, place := range []struct{ dir, name, moment, tree string }{
+		{"appdeploy/pre", "02platform-prebuild", "hooks/prebuild", root.Staging()},          // staged, not built
+		{"appdeploy/enact", "00platform-predeploy", "hooks/predeploy", root.Staging()},      // built, not started
+		{"appdeploy/post", "02platform-postdeploy", "hooks/postdeploy", root.Current()},     // serves
+		{"configdeploy/pre", "02platform-prebuild", "confighooks/prebuild", root.Current()}, // a configuration deployment has no tree of its own
+		{"configdeploy/enact", "00platform-predeploy", "confighooks/predeploy", root.Current()},
+		{"configdeploy/post", "02platform-postdeploy", "confighooks/postdeploy", root.Current()},
+	} {
+		all[place.dir] = append(all[place.dir], hooks.PlatformHook(place.name, func(*hooks.Call) (hooks.Bundle, error) {
+			_, s, err := settings.ReadContainerConfiguration(root)
+			return hooks.Bundle{Tree: place.tree, Dir: place.moment, Properties: s.EnvironmentList()}, err
+		}))
+	}
+	return all
+}
+
+// spills puts large responses into the environment's bucket.
+type spills struct{ objects *objects.Client }
+
+// PutSpill writes the object; writing it again changes nothing.
+func (s spills) PutSpill(ctx context.Context, bucket, key string, body []byte) error {
+	_, err := s.objects.Put(ctx, bucket, key, body, objects.Condition{})
+	return err
+}
+
+var (
+	_ Queue            = (*queue.Client)(nil)
+	_ Record           = (*environment.Record)(nil)
+	_ Bundles          = (*bundle.Fetcher)(nil)
+	_ commandproc.Dirs = (*hooks.Runner)(nil)
+)

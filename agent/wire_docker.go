@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"hostmanager/platform/docker"
+	"hostmanager/platform/proxy"
+	"hostmanager/platform/settings"
+)
+
+// dockerPlatform is platform/docker as the agent uses it.
+type dockerPlatform struct{ *docker.Platform }
+
+func newDockerPlatform(s PlatformSetup) (dockerPlatform, error) {
+	p, err := docker.New(docker.Options{
+		Root: s.Root, Namespace: s.Config.DockerNamespace, Valve: valve{proxy.NewClient(s.Root)}, Log: s.Logs.Structured,
+	})
+	return dockerPlatform{p}, err
+}
+
+// Status says what runs.
+func (p dockerPlatform) Status(ctx context.Context) (Application, error) {
+	s, err := p.Platform.Status(ctx)
+	return Application{
+		ContainerID: s.ContainerID, Image: s.Image, Address: s.Address, Serial: s.Serial, DeploymentID: s.DeploymentID,
+		VersionLabel: s.VersionLabel, Running: s.Running, Healthy: s.Healthy, Reason: s.Reason,
+	}, err
+}
+
+// valve is the front proxy as the flip uses it.
+type valve struct{ proxy *proxy.Client }
+
+// State implements docker.Valve.
+func (v valve) State(ctx context.Context) (generation uint64, addr, id string, err error) {
+	s, err := v.proxy.State(ctx)
+	if err != nil || s.Target == nil {
+		return s.Generation, "", "", err
+	}
+	return s.Generation, s.Target.Addr, s.Target.ID, nil
+}
+
+// SetTarget implements docker.Valve.
+func (v valve) SetTarget(ctx context.Context, t docker.Target, expect uint64) (uint64, error) {
+	swap, err := v.proxy.SetTarget(ctx, proxy.Target{Addr: t.Addr, ID: t.ID, Checks: checks(t.Check)}, expect)
+	return swap.Generation, err
+}
+
+func checks(c settings.Check) proxy.Checks {
+	return proxy.Checks{
+		Path: c.Path, Interval: proxy.Duration(c.Interval), Timeout: proxy.Duration(c.Timeout),
+		Healthy: c.Healthy, Unhealthy: c.Unhealthy, Codes: c.Codes.String(),
+	}
+}
+
+// Drain implements docker.Valve.
+func (v valve) Drain(ctx context.Context, addr string, timeout time.Duration) error {
+	_, err := v.proxy.Drain(ctx, addr, timeout)
+	return err
+}
+
+var _ docker.Valve = valve{}
