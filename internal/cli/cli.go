@@ -120,7 +120,12 @@ func prepare(root *cobra.Command, s Streams) {
 	if root.PersistentFlags().Lookup("json") == nil {
 		root.PersistentFlags().Bool("json", false, "print one JSON object a line, each with a \"type\"")
 	}
-	root.SetUsageTemplate(root.UsageTemplate() + "\n" + ExitStatusHelp)
+	// A template would link text/template, whose reflection keeps every method of every linked type: the binary would be half as large again.
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(c *cobra.Command, args []string) {
+		help(c, args)
+		fmt.Fprint(c.OutOrStdout(), "\n", ExitStatusHelp)
+	})
 	markRan(root)
 }
 
