@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -270,12 +271,15 @@ func (u *upload) choose(list []completedPart) ([]*part, error) {
 	if len(list) == 0 {
 		return nil, s3Refusal("MalformedXML", http.StatusBadRequest, "The XML you provided was not well-formed or did not validate against our published schema")
 	}
+	if !slices.IsSortedFunc(list, func(a, b completedPart) int { return a.PartNumber - b.PartNumber }) {
+		return nil, s3Refusal("InvalidPartOrder", http.StatusBadRequest, "The list of parts was not in ascending order. Parts must be ordered by part number.")
+	}
 	parts := make([]*part, 0, len(list))
 	for i, in := range list {
 		p := u.parts[in.PartNumber]
 		switch {
-		case i > 0 && in.PartNumber <= list[i-1].PartNumber:
-			return nil, s3Refusal("InvalidPartOrder", http.StatusBadRequest, "The list of parts was not in ascending order. Parts must be ordered by part number.")
+		case i > 0 && in.PartNumber == list[i-1].PartNumber:
+			return nil, s3Refusal("InvalidPartOrder", http.StatusBadRequest, "Part number %d is listed twice.", in.PartNumber)
 		case p == nil || strings.Trim(in.ETag, `"`) != p.etag:
 			return nil, s3Refusal("InvalidPart", http.StatusBadRequest, "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified entity tag may not match the part's entity tag.")
 		case in.checksum(p.checksum.Algorithm) != "" && in.checksum(p.checksum.Algorithm) != p.checksum.Value:
