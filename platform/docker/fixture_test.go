@@ -44,7 +44,7 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, ns: dockertest.Namespace(t), root: layout.Root(t.TempDir()), engine: dockertest.Client(t)}
-	f.valve = newValve(t)
+	f.valve = newValve(t, f.root)
 	f.platform = f.open("")
 	return f
 }
@@ -219,7 +219,7 @@ func (f *fixture) forget() {
 // get asks the application through the valve.
 func (f *fixture) get(path string) string {
 	f.t.Helper()
-	answer, err := http.Get(f.valve.server.URL + path)
+	answer, err := http.Get(f.valve.url + path)
 	if err != nil {
 		f.t.Fatalf("get %s: %v", path, err)
 	}

@@ -3,111 +3,81 @@ package docker_test
 import (
 	"context"
 	"errors"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"sync"
+	"io"
+	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"hostmanager/internal/layout"
 	"hostmanager/platform/docker"
+	"hostmanager/platform/proxy"
 )
 
-var errStale = errors.New("stale generation")
-
-// valve is a front proxy with the properties the flip relies upon: a target is chosen and its request counted under the lock of the swap.
+// valve is the real proxy behind the interface of this package, as the agent wires it.
 type valve struct {
-	server *httptest.Server
-
-	mu         sync.Mutex
-	changed    *sync.Cond
-	generation uint64
-	target     docker.Target
-	inFlight   map[string]int
-	swaps      []docker.Target
-	loseAnswer bool // the next swap takes effect, and its answer is lost
+	url        string
+	client     *proxy.Client
+	swaps      atomic.Int64
+	loseAnswer atomic.Bool // the next swap takes effect, and its answer is lost
 }
 
 var _ docker.Valve = (*valve)(nil)
 
-func newValve(t *testing.T) *valve {
-	v := &valve{inFlight: map[string]int{}, generation: 1}
-	v.changed = sync.NewCond(&v.mu)
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme = "http"
-			r.Out.URL.Host = r.In.Context().Value(addrKey{}).(string)
-		},
-		FlushInterval: -1,
+func newValve(t *testing.T, root layout.Root) *valve {
+	t.Helper()
+	p := proxy.New(proxy.Options{Root: root, Listen: "127.0.0.1:0", NoAccessLog: true, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	select {
+	case <-p.Ready():
+	case err := <-ended:
+		ended <- err
+		t.Fatalf("proxy: %v", err)
 	}
-	v.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		addr := v.enter()
-		defer v.leave(addr)
-		if addr == "" {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
+	return &valve{url: "http://" + p.Addrs()[0], client: proxy.NewClient(root)}
+}
+
+func (v *valve) State(ctx context.Context) (uint64, string, string, error) {
+	s, err := v.client.State(ctx)
+	if s.Target == nil {
+		return s.Generation, "", "", err
+	}
+	return s.Generation, s.Target.Addr, s.Target.ID, err
+}
+
+func (v *valve) SetTarget(ctx context.Context, t docker.Target, expect uint64) (uint64, error) {
+	target := proxy.Target{}
+	if t.Addr != "" {
+		target = proxy.Target{
+			Addr: t.Addr, ID: t.ID, Deployment: t.DeploymentID, Serial: t.Serial, VersionLabel: t.VersionLabel,
+			Checks: proxy.Checks{Path: t.Check.Path},
 		}
-		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), addrKey{}, addr)))
-	}))
-	t.Cleanup(v.server.Close)
-	return v
-}
-
-type addrKey struct{}
-
-func (v *valve) enter() string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.inFlight[v.target.Addr]++
-	return v.target.Addr
-}
-
-func (v *valve) leave(addr string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.inFlight[addr]--
-	v.changed.Broadcast()
-}
-
-func (v *valve) State(context.Context) (uint64, string, string, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.generation, v.target.Addr, v.target.ID, nil
-}
-
-func (v *valve) SetTarget(_ context.Context, t docker.Target, expect uint64) (uint64, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if expect != v.generation {
-		return v.generation, errStale
 	}
-	v.generation++
-	v.target = t
-	v.swaps = append(v.swaps, t)
-	if v.loseAnswer {
-		v.loseAnswer = false
+	s, err := v.client.SetTarget(ctx, target, expect)
+	v.swaps.Add(1)
+	if err == nil && v.loseAnswer.CompareAndSwap(true, false) {
 		return 0, errors.New("connection reset by peer")
 	}
-	return v.generation, nil
+	return s.Generation, err
 }
 
 func (v *valve) Drain(ctx context.Context, addr string, timeout time.Duration) error {
-	deadline := time.AfterFunc(timeout, v.changed.Broadcast)
-	defer deadline.Stop()
-	end := time.Now().Add(timeout)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for v.inFlight[addr] > 0 {
-		if !time.Now().Before(end) {
-			return errors.New("requests were still under way")
-		}
-		v.changed.Wait()
-	}
-	return ctx.Err()
+	_, err := v.client.Drain(ctx, addr, timeout)
+	return err
 }
 
-func (v *valve) now() docker.Target {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.target
+// addr is the address of the target now.
+func (v *valve) addr(t *testing.T) string {
+	t.Helper()
+	_, addr, _, err := v.State(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
 }
