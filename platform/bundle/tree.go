@@ -286,9 +286,10 @@ func sweepOne(dir string) (bool, error) {
 	return true, os.RemoveAll(dir)
 }
 
-// plausible drops times that only stand for "not told" or that no clock can show.
+// plausible drops times that no clock could have shown, and 1980, the beginning of a zip's time, which packers that want the same bytes every time
+// write: a file server that compares times must not take each deployment's file for the last one's.
 func plausible(t time.Time) time.Time {
-	if t.Year() < 1980 || t.Year() > 2200 {
+	if t.Year() <= 1980 || t.Year() > 2200 {
 		return time.Time{}
 	}
 	return t
