@@ -127,7 +127,7 @@ func bindMount(host, container string) (string, error) {
 
 // shellWords splits a command line as a shell does, without substituting anything.
 func shellWords(line string) ([]string, error) {
-	if strings.Count(line, `"`)%2 != 0 && !strings.ContainsAny(line, `\'`) {
+	if openQuote(line) {
 		return nil, fmt.Errorf("%w: a quote is not closed in %.80q", errDockerrunSyntax, line)
 	}
 	var out []string
@@ -135,6 +135,21 @@ func shellWords(line string) ([]string, error) {
 		out = append(out, unquote(word))
 	}
 	return slices.Clip(out), nil
+}
+
+func openQuote(line string) bool {
+	var quote byte
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case c == '\\' && quote != '\'':
+			i++
+		case c == quote:
+			quote = 0
+		case quote == 0 && (c == '"' || c == '\''):
+			quote = c
+		}
+	}
+	return quote != 0
 }
 
 func unquote(word string) string {

@@ -169,8 +169,11 @@ func (p *Platform) persistFlip(ctx context.Context, st flipState, next instance)
 		{p.root.CurrentImageID(), st.NewImage},
 		{p.root.ContainerPort(), next.labels[labelPort]},
 	}
-	for _, w := range writes {
+	for i, w := range writes {
 		if err := writeState(w.path, w.line); err != nil {
+			return err
+		}
+		if err := p.fault(fmt.Sprint("flip.written.", i)); err != nil {
 			return err
 		}
 	}
@@ -178,6 +181,9 @@ func (p *Platform) persistFlip(ctx context.Context, st flipState, next instance)
 		if err := writeLink(st.NewLink, p.root.Current()); err != nil {
 			return err
 		}
+	}
+	if err := p.fault("flip.linked"); err != nil {
+		return err
 	}
 	if err := p.cli.ImageTag(ctx, st.NewImage, p.names.current()); err != nil {
 		return fmt.Errorf("tag current image: %w", err)

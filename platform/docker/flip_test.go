@@ -144,7 +144,10 @@ func TestConfigDeploy_BeforeAnyDeploymentSaysSo(t *testing.T) {
 }
 
 // points are all that a process can be killed at.
-var points = []string{"run.planned", "run.created", "run.started", "flip.saved", "flip.swapped", "flip.persisted", "flip.drained", "flip.stopped"}
+var points = []string{
+	"run.planned", "run.created", "run.started", "flip.saved", "flip.swapped",
+	"flip.written.0", "flip.written.1", "flip.linked", "flip.persisted", "flip.drained", "flip.stopped",
+}
 
 var errKilled = errors.New("killed here")
 
@@ -249,6 +252,27 @@ func (f *fixture) snapshot() snapshot {
 		s.Tag = img.ID
 	}
 	return s
+}
+
+func TestUndo_LosesNoRequest(t *testing.T) {
+	f := newFixture(t)
+	f.mustDeploy("1", nil)
+	stop := f.load(4)
+	c := f.command("CMD-AppDeploy")
+	c.configure(nil)
+	c.unpack(dockertest.BuildHello(t, "2"))
+	f.platform.SetFault(killAt("flip.stopped"))
+	if err := c.run(t.Context(), f.platform, deployDirs...); !errors.Is(err, errKilled) {
+		t.Errorf("run: %v", err)
+	}
+	if err := c.unwind(f.platform); err != nil {
+		t.Error(err)
+	}
+	sent, failed, first := stop()
+	if failed > 0 || sent < 100 {
+		t.Errorf("%d of %d requests failed, the first with %s", failed, sent, first)
+	}
+	f.wantAnswer("Hello from 1")
 }
 
 func TestFlip_TakesALostAnswerForWhatItWas(t *testing.T) {
