@@ -1,14 +1,19 @@
 // Package redact hides secret values in everything the agent itself puts out: logs, events, results, journal. The application's own logs
-// never pass through it. A value is hidden byte for byte and in the forms it takes inside JSON strings, URLs and base64.
+// never pass through it. A value is hidden byte for byte and in the forms it takes inside JSON strings, quoted text, URLs and base64.
+//
+// # Invariants
+//
+//   - Wherever hidden values overlap, everything any of them covers is hidden.
+//   - How a text is cut into writes changes nothing, but for values of several lines: those are hidden whole where they arrive whole, and line
+//     by line (from MinLength bytes) where not.
+//   - Memory is bounded by the values given and, in a Writer, by 64 KiB and the longest form of a value.
 package redact
 
 import (
 	"bytes"
-	"encoding/base64"
-	"encoding/json"
+	"encoding/binary"
 	"io"
-	"net/url"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -22,14 +27,15 @@ const Mask = "[redacted]"
 // Redactor hides the values it was given. Safe for concurrent use; the zero value is not ready, use New.
 type Redactor struct {
 	mu      sync.RWMutex
-	forms   map[string]struct{}
+	known   map[string]struct{}
+	forms   map[uint32][]string // by their first four bytes
+	starts  [1 << 10]uint64     // one bit for each pair of bytes a form begins with
 	longest int
-	replace *strings.Replacer
 }
 
 // New returns a redactor that hides nothing yet.
 func New() *Redactor {
-	return &Redactor{forms: map[string]struct{}{}, replace: strings.NewReplacer()}
+	return &Redactor{known: map[string]struct{}{}, forms: map[uint32][]string{}}
 }
 
 // Add hides these values from now on. Values under MinLength bytes are ignored. Values are never forgotten: an old version's secret may still
@@ -37,131 +43,160 @@ func New() *Redactor {
 func (r *Redactor) Add(values ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before := len(r.forms)
 	for _, v := range values {
-		if len(v) < MinLength {
+		if _, ok := r.known[v]; ok || len(v) < MinLength {
 			continue
 		}
-		for _, f := range formsOf(v) {
-			r.forms[f] = struct{}{}
+		r.known[v] = struct{}{}
+		r.addForms(v)
+		if trimmed := strings.TrimSpace(v); trimmed != v {
+			r.addForms(trimmed)
 		}
 		for line := range strings.Lines(v) { // a key of several lines is written line by line
-			if line = strings.TrimRight(line, "\r\n"); len(line) >= MinLength && line != v {
-				r.forms[line] = struct{}{}
+			if line = strings.TrimSpace(line); line != v {
+				r.addForms(line)
 			}
 		}
 	}
-	if len(r.forms) != before {
-		r.rebuild()
-	}
 }
 
-// rebuild orders the forms longest first: at one position the replacer takes the first that matches.
-func (r *Redactor) rebuild() {
-	all := make([]string, 0, len(r.forms))
-	for f := range r.forms {
-		all = append(all, f)
+func (r *Redactor) addForms(v string) {
+	if len(v) < MinLength {
+		return
 	}
-	sort.Slice(all, func(i, j int) bool {
-		if len(all[i]) != len(all[j]) {
-			return len(all[i]) > len(all[j])
+	for _, f := range formsOf(v) {
+		key := binary.LittleEndian.Uint32([]byte(f[:4]))
+		if slices.Contains(r.forms[key], f) {
+			continue
 		}
-		return all[i] < all[j]
-	})
-	pairs := make([]string, 0, 2*len(all))
-	for _, f := range all {
-		pairs = append(pairs, f, Mask)
-	}
-	r.replace = strings.NewReplacer(pairs...)
-	if len(all) > 0 {
-		r.longest = len(all[0])
+		r.forms[key] = append(r.forms[key], f)
+		pair := uint16(key)
+		r.starts[pair>>6] |= 1 << (pair & 63)
+		r.longest = max(r.longest, len(f))
 	}
 }
 
-func formsOf(v string) []string {
-	forms := []string{v}
-	for level, f := 0, v; level < 2; level++ { // a result carries JSON inside a JSON string
-		for _, escape := range []bool{true, false} {
-			var b bytes.Buffer
-			enc := json.NewEncoder(&b)
-			enc.SetEscapeHTML(escape)
-			if enc.Encode(f) == nil {
-				quoted := strings.TrimSuffix(b.String(), "\n")
-				forms = append(forms, quoted[1:len(quoted)-1])
+// span is a part of a text that must not be seen.
+type span struct{ from, to int }
+
+// spans returns what to hide of b, in order; overlapping values give one span. The first hidden bytes are hidden in any case.
+func (r *Redactor) spans(b []byte, hidden int) []span {
+	var all []span
+	if hidden > 0 {
+		all = append(all, span{0, hidden})
+	}
+	for i := 0; i+MinLength <= len(b); i++ {
+		pair := binary.LittleEndian.Uint16(b[i:])
+		if r.starts[pair>>6]&(1<<(pair&63)) == 0 {
+			continue
+		}
+		n := 0
+		for _, f := range r.forms[binary.LittleEndian.Uint32(b[i:])] {
+			if len(f) > n && len(f) <= len(b)-i && string(b[i:i+len(f)]) == f {
+				n = len(f)
 			}
 		}
-		f = forms[len(forms)-1]
-	}
-	forms = append(forms, url.QueryEscape(v), url.PathEscape(v))
-	for skip := range 3 { // base64 of a longer text that holds v, at each of the three alignments
-		whole := base64.StdEncoding.EncodeToString(append(make([]byte, skip), v...))
-		from, to := (skip*8+5)/6, (skip+len(v))*8/6
-		if to-from >= MinLength {
-			core := whole[from:to]
-			forms = append(forms, core, strings.NewReplacer("+", "-", "/", "_").Replace(core))
+		if n == 0 {
+			continue
+		}
+		if last := len(all) - 1; last >= 0 && i < all[last].to {
+			all[last].to = max(all[last].to, i+n)
+		} else {
+			all = append(all, span{i, i + n})
 		}
 	}
-	return forms
+	return all
 }
 
 // String returns s with every hidden value masked.
 func (r *Redactor) String(s string) string {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.replace.Replace(s)
+	b := []byte(s)
+	if out := r.Bytes(b); !bytes.Equal(out, b) {
+		return string(out)
+	}
+	return s
 }
 
 // Bytes returns a copy of b with every hidden value masked.
-func (r *Redactor) Bytes(b []byte) []byte { return []byte(r.String(string(b))) }
+func (r *Redactor) Bytes(b []byte) []byte {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	out := make([]byte, 0, len(b))
+	at := 0
+	for _, s := range r.spans(b, 0) {
+		out = append(append(out, b[at:s.from]...), Mask...)
+		at = s.to
+	}
+	return append(out, b[at:]...)
+}
 
 // Writer masks what passes through to w line by line, so that a value split over two writes is found. A line longer than 64 KiB passes in
-// pieces that overlap by the longest hidden form. Close writes the last unfinished line; it does not close w. Not for concurrent use.
+// pieces; what a value could still need stays behind. Close writes the last unfinished line; it does not close w. Not for concurrent use.
 func (r *Redactor) Writer(w io.Writer) io.WriteCloser { return &lineWriter{r: r, w: w} }
 
 const maxLine = 64 << 10
 
 type lineWriter struct {
-	r   *Redactor
-	w   io.Writer
-	buf []byte
+	r      *Redactor
+	w      io.Writer
+	buf    []byte // as it came
+	hidden int    // bytes at its beginning whose mask is written already
 }
 
 func (l *lineWriter) Write(p []byte) (int, error) {
-	l.buf = append(l.buf, p...)
-	if i := bytes.LastIndexByte(l.buf, '\n'); i >= 0 {
-		if err := l.put(i + 1); err != nil {
-			return 0, err
+	n := len(p)
+	for len(p) > 0 {
+		take := min(len(p), maxLine)
+		l.buf, p = append(l.buf, p[:take]...), p[take:]
+		if i := bytes.LastIndexByte(l.buf, '\n'); i >= 0 {
+			if err := l.pass(i + 1); err != nil {
+				return 0, err
+			}
+		}
+		if len(l.buf) > maxLine {
+			if err := l.pass(len(l.buf) - l.longest()); err != nil {
+				return 0, err
+			}
 		}
 	}
-	if len(l.buf) > maxLine {
-		return len(p), l.overflow()
-	}
-	return len(p), nil
+	return n, nil
 }
 
-// overflow lets out the front of an endless line but keeps back as much as a value cut at the end could still need.
-func (l *lineWriter) overflow() error {
+func (l *lineWriter) longest() int {
 	l.r.mu.RLock()
-	keep := l.r.longest
+	defer l.r.mu.RUnlock()
+	return l.r.longest
+}
+
+// pass writes the first n bytes of the buffer, masked as they are in the whole of it.
+func (l *lineWriter) pass(n int) error {
+	if n <= 0 {
+		return nil
+	}
+	l.r.mu.RLock()
+	spans := l.r.spans(l.buf, l.hidden)
 	l.r.mu.RUnlock()
-	masked := l.r.Bytes(l.buf)
-	if len(masked) <= keep {
-		return nil
+	out := make([]byte, 0, n)
+	at, hidden := 0, 0
+	for _, s := range spans {
+		if s.from >= n {
+			break
+		}
+		out = append(out, l.buf[at:s.from]...)
+		if s.from > 0 || l.hidden == 0 {
+			out = append(out, Mask...)
+		}
+		at = s.to
+		hidden = max(0, s.to-n)
 	}
-	_, err := l.w.Write(masked[:len(masked)-keep])
-	l.buf = append(l.buf[:0], masked[len(masked)-keep:]...)
-	return err
-}
-
-func (l *lineWriter) put(n int) error {
-	_, err := l.w.Write(l.r.Bytes(l.buf[:n]))
+	if at < n {
+		out = append(out, l.buf[at:n]...)
+	}
 	l.buf = append(l.buf[:0], l.buf[n:]...)
+	l.hidden = hidden
+	_, err := l.w.Write(out)
 	return err
 }
 
-func (l *lineWriter) Close() error {
-	if len(l.buf) == 0 {
-		return nil
-	}
-	return l.put(len(l.buf))
-}
+// Close writes what is left of an unfinished line.
+func (l *lineWriter) Close() error { return l.pass(len(l.buf)) }

@@ -1,0 +1,310 @@
+package redact_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"hostmanager/internal/redact"
+)
+
+func TestString_Hides(t *testing.T) {
+	tests := []struct {
+		name   string
+		values []string
+		text   string
+		want   string
+	}{
+		{"nothing given", nil, "password=hunter2", "password=hunter2"},
+		{"plain", []string{"hunter22"}, "password=hunter22!", "password=[redacted]!"},
+		{"short values stay", []string{"true", "8080", "12345"}, "true 8080 12345", "true 8080 12345"},
+		{"six bytes are enough", []string{"123456"}, "a123456b", "a[redacted]b"},
+		{"every place", []string{"secret"}, "secret secretsecret", "[redacted] [redacted][redacted]"},
+		{"longer first", []string{"secret", "secret-longer"}, "secret-longer secret", "[redacted] [redacted]"},
+		{"overlapping", []string{"abcdef", "defghi"}, "xabcdefghix", "x[redacted]x"},
+		{"overlapping itself", []string{"ababab"}, "xababababx", "x[redacted]x"},
+		{"one inside the other", []string{"0secret0", "secret"}, "0secret0", "[redacted]"},
+		{"with a newline at its end", []string{"secret12\n"}, "p=secret12 ", "p=[redacted] "},
+		{"case matters", []string{"secret"}, "SECRET", "SECRET"},
+		{"binary", []string{"\xff\xfe\xfd\xfc\xfb\xfa"}, "<\xff\xfe\xfd\xfc\xfb\xfa>", "<[redacted]>"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := redact.New()
+			r.Add(tt.values...)
+			if got := r.String(tt.text); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+			if got := string(r.Bytes([]byte(tt.text))); got != tt.want {
+				t.Errorf("Bytes: got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// encodings are the ways a value may be written; each gives a text in which it must not be seen.
+func encodings(v string) map[string]string {
+	pythonic := func(s string) string {
+		var b strings.Builder
+		for _, r := range s {
+			if r < 0x80 {
+				b.WriteRune(r)
+				continue
+			}
+			b.WriteString(strings.Trim(fmt.Sprintf("%+q", string(r)), `"`))
+		}
+		return b.String()
+	}
+	quoted, _ := json.Marshal(v)
+	nested, _ := json.Marshal(map[string]string{"Data": string(quoted)})
+	var plain bytes.Buffer
+	enc := json.NewEncoder(&plain)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(map[string]string{"k": v})
+	var text bytes.Buffer
+	slog.New(slog.NewTextHandler(&text, nil)).Info("m", "k", v)
+	all := map[string]string{
+		"as it is": v, "JSON": string(quoted), "JSON in JSON": string(nested), "JSON without HTML escapes": plain.String(), "slog text": text.String(),
+		"Go quoted": fmt.Sprintf("%q", v), "query": url.Values{"k": {v}}.Encode(), "path": "/a/" + url.PathEscape(v),
+		"component": strings.ReplaceAll(url.QueryEscape(v), "+", "%20"),
+		"password":  (&url.URL{Scheme: "postgres", Host: "h", User: url.UserPassword("u", v)}).String(),
+		"shell":     "'" + strings.ReplaceAll(v, "'", `'\''`) + "'",
+	}
+	if bytes.IndexFunc([]byte(v), func(r rune) bool { return r < ' ' || r > 0xffff }) < 0 {
+		all["JSON in ASCII"] = pythonic(strings.TrimSuffix(plain.String(), "\n"))
+	}
+	for skip := range 3 {
+		whole := []byte(strings.Repeat("x", skip) + v + "yyy")
+		all[fmt.Sprint("base64 at ", skip)] = base64.StdEncoding.EncodeToString(whole)
+		all[fmt.Sprint("URL base64 at ", skip)] = base64.RawURLEncoding.EncodeToString(whole)
+	}
+	return all
+}
+
+func TestString_HidesEveryEncoding(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := rapid.StringOfN(rapid.RuneFrom([]rune("aZ09/+&<>\"'\\ =%$#@:?;,éß漢\n\t\u2028~")), 6, 24, -1).Draw(t, "value")
+		if len(strings.TrimSpace(v)) < redact.MinLength {
+			t.Skip("less is left without the white space than is hidden")
+		}
+		r := redact.New()
+		r.Add(v)
+		for name, text := range encodings(v) {
+			if got := r.String(text); !strings.Contains(got, redact.Mask) {
+				t.Fatalf("%s: %q stays %q", name, text, got)
+			}
+		}
+	})
+}
+
+// reference is the plainest way to say what must be hidden of a text: every byte any value covers.
+func reference(values []string, text string) string {
+	hide := make([]bool, len(text))
+	join := make([]bool, len(text)) // hidden together with the byte before
+	for _, v := range values {
+		if len(v) < redact.MinLength {
+			continue
+		}
+		for i := range text {
+			if strings.HasPrefix(text[i:], v) {
+				for k := i; k < i+len(v); k++ {
+					hide[k] = true
+					join[k] = join[k] || k > i
+				}
+			}
+		}
+	}
+	var b strings.Builder
+	for i := range len(text) {
+		switch {
+		case !hide[i]:
+			b.WriteByte(text[i])
+		case !join[i]:
+			b.WriteString(redact.Mask)
+		}
+	}
+	return b.String()
+}
+
+func TestString_AsTheReference(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		values := rapid.SliceOfN(rapid.StringMatching(`[abc]{4,9}`), 0, 6).Draw(t, "values")
+		text := rapid.StringMatching(`[abcd]{0,80}`).Draw(t, "text")
+		r := redact.New()
+		r.Add(values...)
+		if got, want := r.String(text), reference(values, text); got != want {
+			t.Fatalf("%q: got %q, want %q", text, got, want)
+		}
+	})
+}
+
+func TestWriter_CutsMakeNoDifference(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		values := rapid.SliceOfN(rapid.StringMatching(`[abc]{4,9}`), 0, 6).Draw(t, "values")
+		text := rapid.StringMatching(`[abcd\n]{0,200}`).Draw(t, "text")
+		r := redact.New()
+		r.Add(values...)
+		var out bytes.Buffer
+		w := r.Writer(&out)
+		for rest := text; len(rest) > 0; {
+			n := rapid.IntRange(1, len(rest)).Draw(t, "write")
+			if m, err := w.Write([]byte(rest[:n])); m != n || err != nil {
+				t.Fatalf("wrote %d of %d, %v", m, n, err)
+			}
+			rest = rest[n:]
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if want := reference(values, text); out.String() != want {
+			t.Fatalf("got %q, want %q", out.String(), want)
+		}
+	})
+}
+
+func TestWriter_EndlessLineInBoundedPieces(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		values := []string{"secret", "secret-longer-than-that", "gergerger", strings.Repeat("v", 3000)}
+		r := redact.New()
+		r.Add(values...)
+		var text strings.Builder
+		for text.Len() < 160<<10 {
+			filler := rapid.IntRange(0, 70000).Draw(t, "filler")
+			text.WriteString(strings.Repeat("x", filler))
+			for range rapid.IntRange(1, 40).Draw(t, "times") {
+				text.WriteString(rapid.SampledFrom(values).Draw(t, "value"))
+			}
+		}
+		if rapid.Bool().Draw(t, "no end") {
+			text.WriteString(strings.Repeat("ger", 100000))
+		}
+		var out bytes.Buffer
+		w := r.Writer(&out)
+		chunk := rapid.IntRange(1000, 100000).Draw(t, "chunk")
+		written := 0
+		for rest := []byte(text.String()); len(rest) > 0; {
+			n := min(chunk, len(rest))
+			if _, err := w.Write(rest[:n]); err != nil {
+				t.Fatal(err)
+			}
+			written += n
+			rest = rest[n:]
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if want := reference(values, text.String()); out.String() != want {
+			t.Fatalf("%d bytes are not what they should be (%d)", out.Len(), len(want))
+		}
+	})
+}
+
+func TestWriter_ValueOfSeveralLines(t *testing.T) {
+	key := "-----BEGIN KEY-----\nMIIEpAIBAAKCAQEA\r\n\"quoted\\line\"\n-----END KEY-----\n"
+	r := redact.New()
+	r.Add(key)
+	var out strings.Builder
+	w := r.Writer(&out)
+	for line := range strings.Lines(key) {
+		fmt.Fprintf(w, "log: %s", line)
+	}
+	quoted, _ := json.Marshal(map[string]string{"k": key, "line": `"quoted\line"`})
+	fmt.Fprintf(w, "%s\nwhole: %s", quoted, key)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{"BEGIN", "MIIE", "quoted", "END"} {
+		if strings.Contains(out.String(), word) {
+			t.Errorf("%s is seen:\n%s", word, out.String())
+		}
+	}
+}
+
+func TestWriter_LineComesOutWhenItIsWhole(t *testing.T) {
+	var out strings.Builder
+	w := redact.New().Writer(&out)
+	_, _ = io.WriteString(w, "one\ntwo")
+	if out.String() != "one\n" {
+		t.Errorf("got %q", out.String())
+	}
+	_, _ = io.WriteString(w, "\nthree")
+	if out.String() != "one\ntwo\n" {
+		t.Errorf("got %q", out.String())
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestWriter_TellsOfErrors(t *testing.T) {
+	w := redact.New().Writer(failing{})
+	if _, err := io.WriteString(w, "line\n"); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRedactor_Concurrent(t *testing.T) {
+	r := redact.New()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for k := range 100 {
+				v := fmt.Sprintf("secret-%d-%d", i, k)
+				r.Add(v)
+				if got := r.String("x" + v); got != "x"+redact.Mask {
+					t.Errorf("got %q", got)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func FuzzRedactor(f *testing.F) {
+	f.Add("secret", "xsecretx", 3)
+	f.Add("a\nb\ncdefgh", "a\nb\ncdefgh", 1)
+	f.Add("\x00\xff\xc3\x28zz", "\x00\xff\xc3\x28zz", 2)
+	f.Fuzz(func(t *testing.T, value, text string, cut int) {
+		r := redact.New()
+		r.Add(value)
+		whole := r.String(text)
+		if len(value) >= redact.MinLength && strings.Contains(text, value) && !strings.Contains(whole, redact.Mask) {
+			t.Fatalf("%q is seen in %q", value, whole)
+		}
+		if strings.ContainsRune(value, '\n') {
+			return
+		}
+		var out strings.Builder
+		w := r.Writer(&out)
+		cut = min(max(cut, 0), len(text))
+		_, _ = io.WriteString(w, text[:cut])
+		_, _ = io.WriteString(w, text[cut:])
+		_ = w.Close()
+		if out.String() != whole {
+			t.Fatalf("in one %q, in two %q", whole, out.String())
+		}
+	})
+}
+
+func BenchmarkString(b *testing.B) {
+	r := redact.New()
+	for i := range 50 {
+		r.Add(fmt.Sprintf("postgres://user%d:pass-word-%d@host/db", i, i*7919))
+	}
+	line := strings.Repeat("2026/11/21 12:00:00 GET /path?query=1 200 12ms ", 4)
+	b.SetBytes(int64(len(line)))
+	for b.Loop() {
+		_ = r.String(line)
+	}
+}
