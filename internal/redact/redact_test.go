@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/url"
 	"strings"
 	"sync"
@@ -173,40 +174,37 @@ func TestWriter_CutsMakeNoDifference(t *testing.T) {
 }
 
 func TestWriter_EndlessLineInBoundedPieces(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		values := []string{"secret", "secret-longer-than-that", "gergerger", strings.Repeat("v", 3000)}
-		r := redact.New()
-		r.Add(values...)
+	values := []string{"secret", "secret-longer-than-that", "gergerger", strings.Repeat("v", 300)}
+	r := redact.New()
+	r.Add(values...)
+	for seed := range uint64(4) {
+		random := rand.New(rand.NewPCG(seed, 1))
 		var text strings.Builder
-		for text.Len() < 160<<10 {
-			filler := rapid.IntRange(0, 70000).Draw(t, "filler")
-			text.WriteString(strings.Repeat("x", filler))
-			for range rapid.IntRange(1, 40).Draw(t, "times") {
-				text.WriteString(rapid.SampledFrom(values).Draw(t, "value"))
+		for text.Len() < 150<<10 {
+			text.WriteString(strings.Repeat("x", random.IntN(50000)))
+			for range random.IntN(40) {
+				text.WriteString(values[random.IntN(len(values))])
 			}
 		}
-		if rapid.Bool().Draw(t, "no end") {
-			text.WriteString(strings.Repeat("ger", 100000))
+		if seed%2 == 0 {
+			text.WriteString(strings.Repeat("ger", 30000)) // one match that never ends
 		}
 		var out bytes.Buffer
 		w := r.Writer(&out)
-		chunk := rapid.IntRange(1000, 100000).Draw(t, "chunk")
-		written := 0
 		for rest := []byte(text.String()); len(rest) > 0; {
-			n := min(chunk, len(rest))
+			n := min(1+random.IntN(100000), len(rest))
 			if _, err := w.Write(rest[:n]); err != nil {
 				t.Fatal(err)
 			}
-			written += n
 			rest = rest[n:]
 		}
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if want := reference(values, text.String()); out.String() != want {
-			t.Fatalf("%d bytes are not what they should be (%d)", out.Len(), len(want))
+			t.Errorf("seed %d: %d bytes are not what they should be (%d)", seed, out.Len(), len(want))
 		}
-	})
+	}
 }
 
 func TestWriter_ValueOfSeveralLines(t *testing.T) {
