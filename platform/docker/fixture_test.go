@@ -36,6 +36,8 @@ type fixture struct {
 	engine   *client.Client
 	serial   int64
 
+	onEvent func(protocol.Event) // where a test sets it, before it runs anything
+
 	mu     sync.Mutex
 	events []protocol.Event
 	output strings.Builder
@@ -106,11 +108,30 @@ func (c *command) unpack(dir string) {
 	}
 }
 
+// adopt makes a folder, links and all, the deployment's tree.
+func (c *command) adopt(dir string) {
+	c.t.Helper()
+	tree := c.root.Release(fmt.Sprint(c.deployment.ID), c.deployment.InvocationID)
+	if err := os.MkdirAll(filepath.Dir(tree), 0o755); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Rename(dir, tree); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 func (c *command) call(s *step) *hooks.Call {
 	return &hooks.Call{
 		Root: c.root, Dir: s.dir, Deployment: c.deployment, Saved: s.saved, Log: slog.New(slog.DiscardHandler),
 		Output: writer(func(b []byte) { c.mu.Lock(); defer c.mu.Unlock(); c.output.Write(b) }),
-		Event:  func(e protocol.Event) { c.mu.Lock(); defer c.mu.Unlock(); c.events = append(c.events, e) },
+		Event: func(e protocol.Event) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.events = append(c.events, e)
+			if c.onEvent != nil {
+				c.onEvent(e)
+			}
+		},
 		Save: func(v any) error {
 			data, err := json.Marshal(v)
 			s.saved = data

@@ -1,7 +1,11 @@
 package docker_test
 
 import (
+	"archive/tar"
+	"fmt"
+	"io"
 	"slices"
+	"strings"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
@@ -43,4 +47,43 @@ func (f *fixture) images() []string {
 func sorted(list ...string) []string {
 	slices.Sort(list)
 	return list
+}
+
+// filesOf returns the files of an image: mode and content, or where a link leads.
+func (f *fixture) filesOf(ref string) map[string]string {
+	f.t.Helper()
+	ctx := f.t.Context()
+	c, err := f.engine.ContainerCreate(ctx, &container.Config{Image: ref, Cmd: []string{"x"}, Labels: map[string]string{"hostmanager": f.ns}}, nil, nil, nil, "")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer func() { _ = f.engine.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true}) }()
+	archive, err := f.engine.ContainerExport(ctx, c.ID)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer archive.Close()
+	files := map[string]string{}
+	for r := tar.NewReader(archive); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		mount := slices.ContainsFunc([]string{"dev", "etc", "proc", "sys", ".dockerenv"}, func(p string) bool { return strings.HasPrefix(h.Name, p) })
+		switch {
+		case mount || h.Typeflag == tar.TypeDir:
+		case h.Typeflag == tar.TypeSymlink:
+			files[h.Name] = "link " + h.Linkname
+		default:
+			content, err := io.ReadAll(r)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			files[h.Name] = fmt.Sprintf("%04o %s", h.Mode&0o7777, content)
+		}
+	}
+	return files
 }
