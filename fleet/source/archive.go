@@ -52,6 +52,7 @@ func gather(archive string) (gathered, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return gathered{}, fmt.Errorf("read source bundle: %w", err)
 	}
+	err = nil
 	switch {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
 		err = g.zip(f)

@@ -96,13 +96,14 @@ func compile(text string, anchored bool) ([]segment, bool) {
 	start := 0 // of the current segment, in text
 	for i := 0; i < len(text); {
 		last := &segments[len(segments)-1]
-		switch c := text[i]; c {
-		case '/':
+		if n := separator(text[i:]); n > 0 {
 			last.deep = anchored && text[start:i] == "**"
 			segments = append(segments, segment{})
-			i++
+			i += n
 			start = i
 			continue
+		}
+		switch c := text[i]; c {
 		case '*':
 			if n := len(last.tokens); n == 0 || last.tokens[n-1].kind != star {
 				last.tokens = append(last.tokens, token{kind: star})
@@ -132,6 +133,17 @@ func compile(text string, anchored bool) ([]segment, bool) {
 	}
 	segments[len(segments)-1].deep = anchored && text[start:] == "**"
 	return segments, true
+}
+
+// separator answers the length of a slash at the start of s; a backslash before it changes nothing.
+func separator(s string) int {
+	if strings.HasPrefix(s, "/") {
+		return 1
+	}
+	if strings.HasPrefix(s, `\/`) {
+		return 2
+	}
+	return 0
 }
 
 // parseClass reads a bracket expression at the start of s: ranges, ! or ^ for not, backslash, [:alpha:] and its kin. It answers its length.

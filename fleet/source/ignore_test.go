@@ -66,6 +66,7 @@ func TestIgnore_FollowsGitignore(t *testing.T) {
 		{"escaped hash", `\#a`, slices.Concat(yes("#a"), no("a"))},
 		{"escaped bang", `\!a`, slices.Concat(yes("!a"), no("a"))},
 		{"escaped star", `a\*`, slices.Concat(yes("a*"), no("ab"))},
+		{"escaped slash", `a\/**`, slices.Concat(yes("a/b"), no("a/"))},
 		{"trailing backslash", `a\`, no("a", `a\`)},
 		{"trailing spaces", "a  ", slices.Concat(yes("a"), no("a  "))},
 		{"escaped space", `a\ `, slices.Concat(yes("a "), no("a"))},
