@@ -51,6 +51,8 @@ func (f *Fleet) unfinished(ctx context.Context) (*operation, error) {
 		return nil, err
 	}
 	if d.State.Terminal() {
+		// An operator who died right after the last write left its queue.
+		f.removeResultQueue(ctx, d.ResultQueue)
 		return nil, fmt.Errorf("%w: deployment %d (%s) has ended: %s", ErrNothingToResume, d.ID, d.VersionLabel, d.State)
 	}
 	kind, ok := recordedKind(d.Command)
