@@ -7,6 +7,7 @@
 //	/slow?ms=  after that many milliseconds, at most a minute
 //	/echo      the request body, streamed back as it arrives
 //	/env       its environment as a JSON array of base64 strings, so that every byte can be compared
+//	/say       prints the request body (at most 64 KiB) as a line on stdout
 //	/exit?code= ends the process with that code, after answering
 //
 // $EXIT=<code> makes it print a sentence on stderr and end at once. SIGTERM lets requests under way finish.
@@ -82,6 +83,10 @@ func routes(version string) http.Handler {
 			list = append(list, base64.StdEncoding.EncodeToString([]byte(kv)))
 		}
 		_ = json.NewEncoder(w).Encode(list)
+	})
+	mux.HandleFunc("POST /say", func(w http.ResponseWriter, r *http.Request) {
+		line, _ := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+		fmt.Printf("%s\n", line)
 	})
 	mux.HandleFunc("/exit", func(w http.ResponseWriter, r *http.Request) {
 		code, _ := strconv.Atoi(r.FormValue("code"))
