@@ -165,9 +165,9 @@ func (s *Server) withFaults(w http.ResponseWriter, r *http.Request, call Call, h
 	}
 	switch {
 	case fault.Throttle:
-		refuse(w, call.Op, 0, "")
+		refuse(w, r, call.Op, 0, "")
 	case fault.Status != 0:
-		refuse(w, call.Op, fault.Status, fault.Code)
+		refuse(w, r, call.Op, fault.Status, fault.Code)
 	default:
 		if fault.Duplicate {
 			r = r.WithContext(context.WithValue(r.Context(), duplicateKey{}, true))
@@ -198,7 +198,7 @@ func (s *Server) pause(ctx context.Context, d time.Duration) bool {
 
 // refuse answers with an error in the form of the operation's service; status
 // 0 is its throttling.
-func refuse(w http.ResponseWriter, op string, status int, code string) {
+func refuse(w http.ResponseWriter, r *http.Request, op string, status int, code string) {
 	sqs := strings.HasPrefix(op, "SQS.")
 	if status == 0 {
 		status, code = http.StatusServiceUnavailable, "SlowDown"
@@ -217,7 +217,7 @@ func refuse(w http.ResponseWriter, op string, status int, code string) {
 		writeSQSError(w, &sqsError{Code: code, Query: code, Status: status, Message: message})
 		return
 	}
-	writeS3Error(w, nil, &s3Error{Code: code, Status: status, Message: message})
+	writeS3Error(w, r, &s3Error{Code: code, Status: status, Message: message})
 }
 
 // cutWriter passes on half of a response and keeps the rest. Of a response

@@ -245,19 +245,18 @@ func errMalformed(err error) *s3Error {
 }
 
 // drainLimit is how much of a refused body is still read, so that the client
-// is there to read the refusal.
+// is there to read the refusal. Clients that send "Expect: 100-continue" do not
+// all hold their body back.
 const drainLimit = 16 << 20
 
-// writeS3Error answers with an error; r may be nil.
+// writeS3Error answers with an error.
 func writeS3Error(w http.ResponseWriter, r *http.Request, e *s3Error) {
-	if r != nil && r.Header.Get("Expect") == "" {
-		_, _ = io.CopyN(io.Discard, r.Body, drainLimit)
-	}
+	_, _ = io.CopyN(io.Discard, r.Body, drainLimit)
 	h := w.Header()
 	for _, name := range []string{"Content-Length", "Content-Range", "Content-Encoding", "Last-Modified"} {
 		h.Del(name)
 	}
-	if e.Status == http.StatusNotModified || (r != nil && r.Method == http.MethodHead) {
+	if e.Status == http.StatusNotModified || r.Method == http.MethodHead {
 		w.WriteHeader(e.Status)
 		return
 	}

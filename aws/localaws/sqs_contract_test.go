@@ -92,7 +92,9 @@ const (
 func queueRefusals(std, fifo, dlqARN string) []refusal {
 	create := func(name string, attrs in) in { return in{"QueueName": name, "Attributes": attrs} }
 	set := func(url string, attrs in) in { return in{"QueueUrl": url, "Attributes": attrs} }
-	redrive := func(arn, most string) string { return `{"deadLetterTargetArn":"` + arn + `","maxReceiveCount":` + most + `}` }
+	redrive := func(arn, most string) string {
+		return `{"deadLetterTargetArn":"` + arn + `","maxReceiveCount":` + most + `}`
+	}
 	manyTags := in{}
 	for i := range 51 {
 		manyTags[fmt.Sprint("k", i)] = "v"
@@ -242,7 +244,9 @@ func TestMessageOperations_Refuse(t *testing.T) {
 func TestBatches_RefuseAsAWhole(t *testing.T) {
 	c, _ := frozen(t)
 	url := c.queue("q", nil)
-	entry := func(id, body string) in { return in{"Id": id, "MessageBody": body, "ReceiptHandle": "r", "VisibilityTimeout": 1} }
+	entry := func(id, body string) in {
+		return in{"Id": id, "MessageBody": body, "ReceiptHandle": "r", "VisibilityTimeout": 1}
+	}
 	eleven := []in{}
 	for i := range 11 {
 		eleven = append(eleven, entry(fmt.Sprint(i), "x"))

@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/aws/smithy-go/logging"
 )
 
 // Limits of the service.
@@ -70,6 +71,9 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		config.WithEC2RoleCredentialOptions(func(r *ec2rolecreds.Options) {
 			r.Client = imds.New(imds.Options{EnableFallback: aws.FalseTernary})
 		}),
+		// What matters comes back as an error; the SDK's own lines would go to
+		// stderr past the agent's log.
+		config.WithLogger(logging.Nop{}),
 	}
 	if o.Region != "" {
 		load = append(load, config.WithRegion(o.Region))
