@@ -110,18 +110,20 @@ func TestLock_OutlivesLostAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	struck := make(chan struct{}, 100)
-	remove, err := server.Inject(localaws.Fault{Op: "S3.PutObject", Times: 2, HangUp: localaws.HangUpResponse, When: func(localaws.Call) bool {
-		struck <- struct{}{}
-		return true
+	var puts atomic.Int64
+	enough := make(chan struct{})
+	remove, err := server.Inject(localaws.Fault{Op: "S3.PutObject", HangUp: localaws.HangUpResponse, When: func(localaws.Call) bool {
+		n := puts.Add(1)
+		if n == 4 { // two heartbeats that were cut off, and two after them
+			close(enough)
+		}
+		return n <= 2
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer remove()
-	for range 4 { // two heartbeats that were cut off and two after them
-		<-struck
-	}
+	<-enough
 	if err := context.Cause(h.Context()); err != nil {
 		t.Errorf("the lock was lost: %v", err)
 	}
