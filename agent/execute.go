@@ -42,16 +42,13 @@ func (a *Agent) finish(j commandproc.Job, response *protocol.Response) {
 	if err := a.conclude(j.Identity, j.Command, answer{response: response}); err != nil {
 		a.log.Error("result not journalled", slog.Any("error", err))
 	}
-	a.registrar.poke()
 }
 
 func (a *Agent) setCurrent(c *current) {
 	a.mu.Lock()
 	a.current = c
 	a.mu.Unlock()
-	if c != nil {
-		a.registrar.poke()
-	}
+	a.registrar.poke()
 }
 
 // previous finds the exclusive command that ran last before this one: what the order of stages is judged by, also after a restart. A command that
