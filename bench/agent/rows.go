@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"hostmanager/internal/steadystream"
+	"hostmanager/journal"
+	"hostmanager/protocol"
+)
+
+// idle measures an agent with nothing deployed that waits in its long poll.
+func idle(ctx context.Context, s settings) error {
+	var first, cpu spread
+	var rss []float64
+	for range s.count {
+		st, err := newStand(ctx, s)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		if err := st.startAgent(); err != nil {
+			return err
+		}
+		select {
+		case <-st.polled:
+			first = append(first, time.Since(began))
+		case <-time.After(10 * time.Second):
+			out, _ := os.ReadFile(filepath.Join(st.dir, "agent.out"))
+			return fmt.Errorf("the agent never polled: %s (%w)", out, st.close())
+		}
+		pid := st.agent.Process.Pid
+		before := cpuTime(pid)
+		time.Sleep(10 * time.Second)
+		cpu = append(cpu, cpuTime(pid)-before)
+		rss = append(rss, residentMB(pid))
+		if err := st.close(); err != nil {
+			return err
+		}
+	}
+	low, high := rss[0], rss[0]
+	for _, v := range rss {
+		low, high = min(low, v), max(high, v)
+	}
+	fmt.Printf("RSS after 10 s idle:      %.1f to %.1f MB (10^6 bytes, n=%d)\n", low, high, len(rss))
+	fmt.Printf("CPU in 10 s idle:         %v\n", cpu)
+	fmt.Printf("start to first poll:      %v\n", first)
+	return nil
+}
+
+func residentMB(pid int) float64 {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return kb * 1024 / 1e6
+		}
+	}
+	return 0
+}
+
+// cpuTime is user and system time so far; the kernel counts in hundredths of a second (proc(5), utime and stime).
+func cpuTime(pid int) time.Duration {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(data), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// pickup sends commands to an idle agent and reads from its journal when the first action of each was done, which is a little later than when it
+// began: CMD-PreInit needs no deployed version.
+func pickup(ctx context.Context, s settings) error {
+	st, err := newStand(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = st.close() }()
+	if err := st.startAgent(); err != nil {
+		return err
+	}
+	<-st.polled
+	n := max(100, s.count*20)
+	sent := map[string]time.Time{}
+	for i := range n {
+		at := time.Now()
+		id, err := st.send(ctx, protocol.Request{CommandName: protocol.CmdPreInit}, i)
+		if err != nil {
+			return err
+		}
+		sent[id] = at
+		if _, err := st.await(ctx, id); err != nil {
+			return err
+		}
+	}
+	snapshot, err := journal.Read(st.root.Journal())
+	if err != nil {
+		return err
+	}
+	var d spread
+	for _, c := range snapshot.Commands {
+		_, id, _ := strings.Cut(c.Identity, "|")
+		_, id, _ = strings.Cut(id, "|")
+		at, ours := sent[id]
+		first := slices.IndexFunc(c.Steps, func(s journal.Step) bool { return s.Name == "InfraWriteConfig" })
+		if ours && first >= 0 {
+			d = append(d, c.Steps[first].At.Sub(at))
+		}
+	}
+	if len(d) == 0 {
+		return fmt.Errorf("the journal shows no step of %d commands", n)
+	}
+	fmt.Printf("SendMessage to first action: %v, p99 %v\n", d, d.at(0.99).Round(10*time.Microsecond))
+	return nil
+}
+
+// engine deploys a tiny app through the agent and, in turn, with the docker CLI in a shell script: build, run, ask until it answers 200.
+func engine(ctx context.Context, s settings) error {
+	st, err := newStand(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = st.close() }()
+	if err := st.startProxy(ctx); err != nil {
+		return err
+	}
+	if err := st.startAgent(); err != nil {
+		return err
+	}
+	app, err := buildApp(ctx, st.dir)
+	if err != nil {
+		return err
+	}
+	cli, err := dockerCLI(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Println("docker CLI:", cli)
+	var ours, shell spread
+	for i := range s.count + 1 { // the first of each fills the caches and does not count
+		d, err := deployOnce(ctx, st, app, i)
+		if err != nil {
+			return err
+		}
+		e, err := shellOnce(ctx, st, cli, app, i)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			ours, shell = append(ours, d), append(shell, e)
+		}
+	}
+	fmt.Printf("CMD-AppDeploy, send to result: %v\ndocker CLI in a shell script:  %v\nratio of medians:              %.2f\n",
+		ours, shell, float64(ours.at(0.5))/float64(shell.at(0.5)))
+	return exec.CommandContext(ctx, "docker", "rmi", "-f", shellImage(st)).Run()
+}
+
+func deployOnce(ctx context.Context, st *stand, app string, i int) (time.Duration, error) {
+	if err := os.WriteFile(filepath.Join(app, "version"), fmt.Appendf(nil, "agent-%d-%d\n", i, time.Now().UnixNano()), 0o644); err != nil {
+		return 0, err
+	}
+	r, err := st.manifest(ctx, app)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	id, err := st.send(ctx, r, i)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := st.await(ctx, id)
+	took := time.Since(began)
+	if err != nil {
+		return 0, err
+	}
+	return took, mustSucceed(answer)
+}
+
+func shellImage(st *stand) string { return "hostmanager-bench-shell:" + st.namespace() }
+
+// shellScript is what a careful person writes by hand. It never sleeps; curl retries at once.
+const shellScript = `set -eu
+"$0" build -q -t "$1" "$2" >/dev/null
+id=$("$0" run -d --label hostmanager-bench="$3" "$1")
+ip=$("$0" inspect -f '{{.NetworkSettings.IPAddress}}' "$id")
+until curl -sf -o /dev/null --connect-timeout 1 "http://$ip:8080/"; do :; done
+echo "$id"`
+
+// dockerCLI returns the first docker on the PATH that builds with BuildKit, as the agent does: newer ones need the buildx plugin for it.
+func dockerCLI(ctx context.Context) (string, error) {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		cli := filepath.Join(dir, "docker")
+		cmd := exec.CommandContext(ctx, cli, "build", "-")
+		cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
+		cmd.Stdin = strings.NewReader("FROM scratch\nLABEL hostmanager-bench=probe\n")
+		if cmd.Run() == nil {
+			return cli, nil
+		}
+	}
+	return "", errors.New("no docker on the PATH builds with BuildKit; install docker.io or the buildx plugin")
+}
+
+func shellOnce(ctx context.Context, st *stand, cli, app string, i int) (time.Duration, error) {
+	if err := os.WriteFile(filepath.Join(app, "version"), fmt.Appendf(nil, "shell-%d-%d\n", i, time.Now().UnixNano()), 0o644); err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, "sh", "-c", shellScript, cli, shellImage(st), app, st.namespace())
+	cmd.Stderr = os.Stderr
+	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
+	began := time.Now()
+	out, err := cmd.Output()
+	took := time.Since(began)
+	if err != nil {
+		return 0, fmt.Errorf("shell script: %w", err)
+	}
+	return took, exec.CommandContext(ctx, "docker", "rm", "-f", strings.TrimSpace(string(out))).Run()
+}
+
+// flip deploys again and again under a steady stream and counts what clients lost.
+func flip(ctx context.Context, s settings) error {
+	st, err := newStand(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = st.close() }()
+	if err := st.startProxy(ctx); err != nil {
+		return err
+	}
+	if err := st.startAgent(); err != nil {
+		return err
+	}
+	app, err := buildApp(ctx, st.dir)
+	if err != nil {
+		return err
+	}
+	if _, err := deployOnce(ctx, st, app, 0); err != nil {
+		return err
+	}
+	url := "http://127.0.0.1:" + st.port
+	stream, err := steadystream.Start(ctx, steadystream.Options{URL: url + "/", PostURL: url + "/echo", PostEvery: 2, BodySize: 20_000, Concurrency: 16})
+	if err != nil {
+		return err
+	}
+	for i := range s.count {
+		if _, err = deployOnce(ctx, st, app, i+1); err != nil {
+			break
+		}
+	}
+	r := stream.Stop()
+	fmt.Printf("%d flips, %d requests, %d failed: %v\n", s.count, r.Requests, r.Failed, r)
+	printSwaps(st)
+	return err
+}
+
+// printSwaps shows what the proxy counted at each swap.
+func printSwaps(st *stand) {
+	out, _ := os.ReadFile(filepath.Join(st.dir, "proxy.out"))
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, "in_flight") {
+			fmt.Print(line)
+		}
+	}
+}
+
+// buildApp makes the folder of testdata/apps/hello with its binary.
+func buildApp(ctx context.Context, dir string) (string, error) {
+	app := filepath.Join(dir, "app")
+	if err := os.MkdirAll(app, 0o755); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(app, "hello"), "./testdata/apps/hello")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the application: %w\n%s", err, out)
+	}
+	data, err := os.ReadFile("testdata/apps/hello/Dockerfile")
+	if err != nil {
+		return "", err
+	}
+	return app, os.WriteFile(filepath.Join(app, "Dockerfile"), data, 0o644)
+}
