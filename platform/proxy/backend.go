@@ -17,8 +17,10 @@ const (
 
 	// Trust in idle connections for requests that cannot be repeated; see backend.trust.
 	maxTrust      = time.Second
+	settle        = time.Millisecond
 	minEvidence   = 10 * time.Millisecond
 	earlyDeathAge = 2 * time.Second
+	distrustFor   = time.Minute
 )
 
 var errHeadTooLarge = errors.New("response header is too large")
@@ -33,10 +35,12 @@ type backend struct {
 	closed bool
 	// trust is the idle age up to which a request that cannot be repeated (a POST) may use a connection again. The peer may close an
 	// idle connection just as we write to it; a repeatable request is then sent again, a POST would be lost. Looking at the socket first
-	// narrows that window but cannot shut it, so such a request only uses connections idle for at most half as long as idle connections
-	// to this target were seen to survive. It starts at zero, grows by evidence to maxTrust, and falls to zero when the target closes
-	// one early.
-	trust time.Duration
+	// narrows that window but cannot shut it. Peers close after a fixed idle time, or right behind a response. So such a request only uses
+	// connections that have been idle for settle, so that an end behind the last response has come in, and for at most half as long as idle connections
+	// to this target were seen to survive: trust starts at zero and grows by evidence to maxTrust. A target that closes one early is not
+	// trusted for distrustFor.
+	trust         time.Duration
+	distrustUntil time.Time
 }
 
 func newBackend(addr string, connectTimeout time.Duration) *backend {
@@ -113,22 +117,24 @@ func (b *backend) take(repeatable bool) *upstreamConn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	for len(b.idle) > 0 {
-		c := b.idle[len(b.idle)-1]
+	if !repeatable {
+		b.probeOldestLocked(now)
+	}
+	for i := len(b.idle) - 1; i >= 0; i-- {
+		c := b.idle[i]
 		age := now.Sub(c.idleSince)
-		if age > maxIdleAge || !c.alive() {
-			b.dropLocked(len(b.idle)-1, age)
+		if !repeatable && age < settle {
 			continue
 		}
-		b.survivedLocked(age)
 		if !repeatable && age > b.trust {
-			b.probeOldestLocked(now)
-			if age > b.trust {
-				return nil
-			}
+			return nil
 		}
-		b.idle[len(b.idle)-1] = nil
-		b.idle = b.idle[:len(b.idle)-1]
+		if age > maxIdleAge || !c.alive() {
+			b.dropLocked(i, age, now)
+			continue
+		}
+		b.survivedLocked(age, now)
+		b.removeLocked(i)
 		c.used = true
 		return c
 	}
@@ -137,24 +143,40 @@ func (b *backend) take(repeatable bool) *upstreamConn {
 
 // probeOldestLocked gathers evidence where only unrepeatable requests come: the longest idle connection tells the most.
 func (b *backend) probeOldestLocked(now time.Time) {
+	if len(b.idle) == 0 || b.trust >= maxTrust {
+		return
+	}
 	c := b.idle[0]
-	if age := now.Sub(c.idleSince); c.alive() {
-		b.survivedLocked(age)
-	} else {
-		b.dropLocked(0, age)
+	age := now.Sub(c.idleSince)
+	switch {
+	case age < 2*max(b.trust, minEvidence/2): // it could tell nothing new
+	case c.alive():
+		b.survivedLocked(age, now)
+	default:
+		b.dropLocked(0, age, now)
 	}
 }
 
-func (b *backend) dropLocked(i int, age time.Duration) {
+func (b *backend) removeLocked(i int) {
+	copy(b.idle[i:], b.idle[i+1:])
+	b.idle[len(b.idle)-1] = nil
+	b.idle = b.idle[:len(b.idle)-1]
+}
+
+func (b *backend) dropLocked(i int, age time.Duration, now time.Time) {
 	_ = b.idle[i].Close()
-	b.idle = append(b.idle[:i], b.idle[i+1:]...)
+	b.removeLocked(i)
 	if age < earlyDeathAge {
-		b.trust = 0
+		b.distrustLocked(now)
 	}
 }
 
-func (b *backend) survivedLocked(age time.Duration) {
-	if age >= minEvidence {
+func (b *backend) distrustLocked(now time.Time) {
+	b.trust, b.distrustUntil = 0, now.Add(distrustFor)
+}
+
+func (b *backend) survivedLocked(age time.Duration, now time.Time) {
+	if age >= minEvidence && !now.Before(b.distrustUntil) {
 		b.trust = max(b.trust, min(age/2, maxTrust))
 	}
 }
@@ -163,7 +185,7 @@ func (b *backend) survivedLocked(age time.Duration) {
 func (b *backend) died() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.trust = 0
+	b.distrustLocked(time.Now())
 }
 
 // put returns a connection whose last response was read to its end. Nothing may be buffered on it.
@@ -186,11 +208,11 @@ func (b *backend) prune() {
 	for i := 0; i < len(b.idle); {
 		age := now.Sub(b.idle[i].idleSince)
 		if age <= maxIdleAge && b.idle[i].alive() {
-			b.survivedLocked(age)
+			b.survivedLocked(age, now)
 			i++
 			continue
 		}
-		b.dropLocked(i, age)
+		b.dropLocked(i, age, now)
 	}
 }
 

@@ -327,6 +327,11 @@ func (x *exchange) copyBody(resp *http.Response) error {
 	if left > spliceFrom && x.c.br.Buffered() < int(spliceFrom) {
 		return x.spliceBody(resp)
 	}
+	if x.c.br.Buffered() == 0 && left != 0 {
+		if err := x.w.FlushError(); err != nil { // the head alone may be all there is for a while
+			return fmt.Errorf("%w: %w", errClientGone, err)
+		}
+	}
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
 	for first := true; ; first = false {

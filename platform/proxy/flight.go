@@ -17,6 +17,7 @@ type flight struct {
 	cause    error
 	upstream net.Conn      // the connection in use
 	client   clientBreaker // what makes a blocked read or write on the client's side return; nil once the flight ended
+	noRead   bool          // nothing more is to be read from the client
 }
 
 type clientBreaker interface {

@@ -18,6 +18,7 @@ type upload struct {
 
 	mu       sync.Mutex
 	headDone bool // the response header was read: its deadline is no longer ours to set
+	stopped  bool // nobody wants the rest of the body: reading it fails because we made it fail
 	sendErr  error
 }
 
@@ -38,12 +39,14 @@ func (x *exchange) upload(u *upload, c *upstreamConn) {
 	defer close(u.done)
 	fromClient, err := x.sendBody(c)
 	u.err = err
-	if err != nil && fromClient {
-		x.flight.cancel(err)
-		return
-	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if err != nil && fromClient {
+		if !u.stopped {
+			x.flight.cancel(err)
+		}
+		return
+	}
 	wait := x.p.opts.ResponseTimeout
 	if err != nil {
 		u.sendErr = err
@@ -135,7 +138,7 @@ func clientError(ctx context.Context, err error) error {
 func (x *exchange) bumpRead() {
 	x.flight.mu.Lock()
 	defer x.flight.mu.Unlock()
-	if x.flight.cause == nil {
+	if x.flight.cause == nil && !x.flight.noRead {
 		_ = x.w.SetReadDeadline(time.Now().Add(x.p.opts.IOTimeout))
 	}
 }
@@ -144,9 +147,20 @@ func (x *exchange) bumpRead() {
 func (f *flight) clearClientRead() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.cause == nil && f.client != nil {
+	if f.cause == nil && !f.noRead && f.client != nil {
 		_ = f.client.SetReadDeadline(time.Time{})
 	}
+}
+
+// breakClientRead makes a read under way return. Under the lock, so that bumpRead cannot undo it.
+func (f *flight) breakClientRead() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.noRead = true
+	if f.client == nil {
+		return nil
+	}
+	return f.client.SetReadDeadline(past)
 }
 
 // finishUpload is called when the response is complete. It reports whether the whole body was sent, so that the connection can be used again; a
@@ -160,6 +174,7 @@ func (x *exchange) finishUpload() bool {
 		return x.up.err == nil
 	default:
 	}
+	_ = x.w.FlushError() // the client need not wait for its answer
 	grace := time.NewTimer(uploadGrace)
 	defer grace.Stop()
 	select {
@@ -181,7 +196,10 @@ func (x *exchange) stopUpload() {
 		return
 	default:
 	}
+	x.up.mu.Lock()
+	x.up.stopped = true
+	x.up.mu.Unlock()
 	_ = x.c.Close()
-	_ = x.w.SetReadDeadline(past)
+	_ = x.flight.breakClientRead()
 	<-x.up.done
 }
