@@ -8,9 +8,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/docker/docker/api/types/build"
+	"github.com/docker/docker/api/types/image"
 
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
@@ -157,8 +161,12 @@ func (p *Platform) buildWith(ctx context.Context, builder build.BuilderVersion, 
 	if err != nil {
 		err = &refusedError{err}
 	} else {
-		id, err = followBuild(response.Body, out)
+		var layers classicLayers
+		id, err = followBuild(response.Body, io.MultiWriter(out, &layers))
 		drainAndClose(response.Body)
+		if err != nil {
+			p.dropLayers(ctx, layers.made)
+		}
 	}
 	_ = archive.Close()
 	if errPack := <-packed; errPack != nil && !errors.Is(errPack, io.ErrClosedPipe) {
@@ -195,6 +203,49 @@ func followBuild(body io.Reader, out io.Writer) (id string, err error) {
 		return nil
 	})
 	return id, err
+}
+
+// classicLayers finds in the classic builder's output the images of the steps it carried out. It sets our label only with the last step, so
+// those of a build that fails are known to nobody else.
+type classicLayers struct {
+	made   []string
+	step   string
+	cached bool
+}
+
+func (l *classicLayers) Write(b []byte) (int, error) {
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSpace(line)
+		id, isID := strings.CutPrefix(line, "---> ")
+		switch {
+		case strings.HasPrefix(line, "Step "):
+			_, l.step, _ = strings.Cut(line, " : ")
+			l.cached = false
+		case line == "---> Using cache":
+			l.cached = true
+		case isID && classicID.MatchString(id) && !l.cached && !strings.HasPrefix(strings.ToUpper(l.step), "FROM "):
+			l.made = append(l.made, id)
+		}
+	}
+	return len(b), nil
+}
+
+var classicID = regexp.MustCompile(`^[0-9a-f]{12}$`)
+
+// dropLayers removes what a failed classic build made, the last first. What has got a name or a child since stays.
+func (p *Platform) dropLayers(ctx context.Context, ids []string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	for _, id := range slices.Backward(ids) {
+		found, err := p.cli.ImageInspect(ctx, id)
+		if err != nil || len(found.RepoTags) > 0 || len(found.RepoDigests) > 0 {
+			return
+		}
+		if _, err := p.cli.ImageRemove(ctx, id, image.RemoveOptions{}); err != nil {
+			p.log.Warn("layer of a failed build remains", "image", id, "error", err)
+			return
+		}
+	}
 }
 
 // imageID returns the id of the image that a reference stands for.

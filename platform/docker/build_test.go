@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -198,9 +199,13 @@ func TestBuild_ClassicBuilderOnlyWhereBuildKitIsRefused(t *testing.T) {
 	if !strings.Contains(f.said(), "Step 1/") {
 		t.Errorf("output of the classic builder is missing:\n%s", f.said())
 	}
-	err := f.deploy(dockertest.BuildBroken(t, "dockerfile-error", "2"), nil)
+	before := f.layers()
+	err := f.deploy(dockertest.BuildBroken(t, "dockerfile-error", f.ns), nil)
 	if err == nil || !strings.Contains(err.Error(), "forgotten.txt") {
 		t.Errorf("error %v", err)
+	}
+	if now := f.layers(); !slices.Equal(now, before) {
+		t.Errorf("images without a name before %v and after the failed build %v", before, now)
 	}
 	if classic.Load() != 2 {
 		t.Errorf("%d classic builds, want one a deployment", classic.Load())

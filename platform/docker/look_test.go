@@ -87,3 +87,20 @@ func (f *fixture) filesOf(ref string) map[string]string {
 	}
 	return files
 }
+
+// layers returns the unnamed images whose last step copied the version file of this fixture's broken bundle: what a failed classic build leaves.
+func (f *fixture) layers() []string {
+	f.t.Helper()
+	list, err := f.engine.ImageList(f.t.Context(), image.ListOptions{All: true})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var ids []string
+	for _, i := range list {
+		history, err := f.engine.ImageHistory(f.t.Context(), i.ID)
+		if err == nil && len(history) > 0 && i.Labels["hostmanager"] == "" && strings.Contains(history[0].CreatedBy, "#(nop) COPY file:") {
+			ids = append(ids, i.ID)
+		}
+	}
+	return sorted(ids...)
+}
