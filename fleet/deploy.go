@@ -69,12 +69,15 @@ func (f *Fleet) prepareDeploy(ctx context.Context, q DeployRequest) (*operation,
 		return nil, err
 	}
 	options = applyChanges(options, q.Changes)
-	if err := checkPolicy(q.Policy, options, q.Bundle.Policy); err != nil {
+	if err := checkPolicy(q.Policy, options, q.Bundle); err != nil {
 		return nil, err
 	}
 	timeout, err := commandTimeout(q.Timeout, options)
 	if err != nil {
 		return nil, err
+	}
+	if q.Bundle.Unread != nil {
+		f.say(protocol.Warn, "Passed over what cannot be read in the bundle: %v.", q.Bundle.Unread)
 	}
 	if err := f.giveUpUnfinished(ctx); err != nil {
 		return nil, err

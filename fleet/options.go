@@ -72,13 +72,13 @@ func sameOptions(a, b protocol.OptionSettings) bool {
 }
 
 // checkPolicy refuses a deployment policy that would silently not be followed. Settings made directly win over those of the bundle.
-func checkPolicy(asked string, options protocol.OptionSettings, bundle string) error {
+func checkPolicy(asked string, options protocol.OptionSettings, bundle Bundle) error {
 	where, policy := "--policy asks for", asked
 	if policy == "" {
 		where, policy = "the environment's option settings have", options[nsCommand]["DeploymentPolicy"]
 	}
 	if policy == "" {
-		where, policy = "the bundle's .ebextensions set", bundle
+		where, policy = "the bundle's "+bundle.PolicyFile+" sets", bundle.Policy
 	}
 	if policy == "" || policy == PolicyAllAtOnce {
 		return nil
