@@ -3,6 +3,7 @@ package protocol
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 )
@@ -86,11 +87,11 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 // EventTime reads a timestamp in seconds or milliseconds since the epoch. Zero, negative and absurd values give the zero time.
 func EventTime(t float64) time.Time {
 	switch {
-	case t <= 0 || t > float64(maxMillis):
+	case math.IsNaN(t) || t <= 0 || t > float64(maxMillis):
 		return time.Time{}
 	case t < secondsBelow:
-		return time.UnixMilli(int64(t * 1000))
+		return time.UnixMilli(int64(math.Round(t * 1000)))
 	default:
-		return time.UnixMilli(int64(t))
+		return time.UnixMilli(int64(math.Round(t)))
 	}
 }

@@ -50,7 +50,7 @@ func DecodeManifest(data []byte) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	if src.Bucket == "" || src.Key == "" || !hexDigest.MatchString(strings.ToLower(src.SHA256)) || src.Size <= 0 {
+	if src.Bucket == "" || src.Key == "" || !hexDigest.MatchString(src.SHA256) || src.Size <= 0 {
 		return Manifest{}, fmt.Errorf("%w: the source of version %q needs Bucket, Key, Size and a hex SHA256", ErrBadManifest, m.VersionLabel)
 	}
 	return m, nil
@@ -62,6 +62,7 @@ func (m Manifest) Source() (application string, src RuntimeSource, err error) {
 	for app, versions := range m.RuntimeSources {
 		if s, ok := versions[m.VersionLabel]; ok {
 			application, src = app, s
+			src.SHA256 = strings.ToLower(s.SHA256) // names files and is compared
 			found++
 		}
 	}

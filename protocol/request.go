@@ -158,8 +158,8 @@ func (r Request) Encode() (string, error) {
 	if r.StageNum != nil {
 		w.StageNum = flexInt{true, *r.StageNum}
 	}
-	if r.Timeout > 0 {
-		w.CommandTimeout = flexInt{true, int(r.Timeout.Seconds())}
+	if r.Timeout > 0 { // whole seconds on the wire, and never zero
+		w.CommandTimeout = flexInt{true, int((r.Timeout + time.Second - 1) / time.Second)}
 	}
 	b, err := json.Marshal(w)
 	return string(b), err
