@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -107,6 +108,8 @@ func (t *tree) plan(ctx context.Context, zr *zip.Reader) ([]member, error) {
 	for range t.dirs {
 		room.addEntry(folder, 0)
 	}
+	// Folder by folder, so that a writer opens each folder once, whatever the archive's order.
+	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.path, b.path) })
 	return members, checkRoom(t.temp, room)
 }
 
