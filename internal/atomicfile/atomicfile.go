@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -20,11 +23,11 @@ const tempMark = ".hm-tmp-"
 // TempPattern is the pattern for os.CreateTemp of a file that will be renamed to path: hidden, and found by Sweep.
 func TempPattern(path string) string { return "." + filepath.Base(path) + tempMark + "*" }
 
-// WriteFile replaces the content of path. Missing folders are made (0755). The file has exactly perm, whatever the umask says.
+// WriteFile replaces the content of path; a link there is replaced, not followed. Missing folders are made (0755). The file has exactly perm, whatever the umask says.
 // Safe for concurrent use on one path: the last rename wins.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := makeDir(dir); err != nil {
 		return fmt.Errorf("make folder of %s: %w", path, err)
 	}
 	f, err := os.CreateTemp(dir, TempPattern(path))
@@ -56,14 +59,11 @@ func fill(f *os.File, data []byte, perm fs.FileMode) error {
 // Symlink points the link at path to target, replacing an older link in one step.
 func Symlink(target, path string) error {
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := makeDir(dir); err != nil {
 		return fmt.Errorf("make folder of %s: %w", path, err)
 	}
-	temp := filepath.Join(dir, "."+filepath.Base(path)+tempMark+"link")
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove stale link: %w", err)
-	}
-	if err := os.Symlink(target, temp); err != nil {
+	temp, err := tempLink(target, path)
+	if err != nil {
 		return fmt.Errorf("make link to %s: %w", target, err)
 	}
 	if err := os.Rename(temp, path); err != nil {
@@ -71,6 +71,32 @@ func Symlink(target, path string) error {
 		return fmt.Errorf("put link %s in place: %w", path, err)
 	}
 	return SyncDir(dir)
+}
+
+// tempLink makes the link under a name of its own, so that two at once do not meet.
+func tempLink(target, path string) (string, error) {
+	for {
+		temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+tempMark+strconv.FormatUint(rand.Uint64(), 36))
+		err := os.Symlink(target, temp)
+		if err == nil || !errors.Is(err, fs.ErrExist) {
+			return temp, err
+		}
+	}
+}
+
+// makeDir makes a folder and those above it, and makes the new names durable.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(parent)
 }
 
 // Remove removes the file at path and makes that durable. A missing file is no error.
@@ -104,7 +130,7 @@ func ReadFileLimit(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	data, err := io.ReadAll(io.LimitReader(f, min(limit, math.MaxInt64-1)+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}

@@ -2,7 +2,10 @@
 // existing scripts keep working, and FHS paths for the rest. The package only joins strings: it creates nothing and reads nothing.
 package layout
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"strings"
+)
 
 // Root is the folder all paths live under; "/" on a real instance, any folder in hmctl dev and in tests.
 type Root string
@@ -101,12 +104,23 @@ func (r Root) ContainerConfiguration() string {
 // Releases is the folder of unpacked source bundles.
 func (r Root) Releases() string { return r.Join("var/app/releases") }
 
-// Release is the tree of one deployment attempt: the deployment id and the first eight characters of the invocation id.
+// Release is the tree of one deployment attempt: the deployment id and the first eight characters of the invocation id. Both come off the wire:
+// what is no letter, digit, "-" or "_" becomes "_", so the tree is always one folder inside Releases.
 func (r Root) Release(deploymentID, invocationID string) string {
 	if len(invocationID) > 8 {
 		invocationID = invocationID[:8]
 	}
-	return filepath.Join(r.Releases(), deploymentID+"-"+invocationID)
+	return filepath.Join(r.Releases(), word(deploymentID)+"-"+word(invocationID))
+}
+
+func word(text string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+			return c
+		}
+		return '_'
+	}, text)
 }
 
 // Staging is the link to the tree being deployed.

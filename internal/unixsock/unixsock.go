@@ -41,19 +41,31 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("restrict socket: %w", err), l.Close(), dir.Close())
 	}
-	return &listener{Listener: l, dir: dir, path: path}, nil
+	made, err := os.Lstat(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("look at own socket: %w", err), l.Close(), dir.Close())
+	}
+	return &listener{Listener: l, dir: dir, path: path, made: made}, nil
 }
 
 type listener struct {
 	net.Listener
 	dir  *os.File
 	path string
+	made fs.FileInfo
 }
 
+// Addr returns the path that was asked for, not the short way to it.
+func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+// Close removes the socket, unless another one stands in its place by now.
 func (l *listener) Close() error {
-	err := l.Listener.Close()
-	if err == nil {
-		err = errors.Join(os.Remove(l.path), l.dir.Close())
+	if err := l.Listener.Close(); err != nil {
+		return err
+	}
+	err := l.dir.Close()
+	if now, lerr := os.Lstat(l.path); lerr == nil && os.SameFile(now, l.made) {
+		err = errors.Join(err, os.Remove(l.path))
 	}
 	return err
 }

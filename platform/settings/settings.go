@@ -161,8 +161,8 @@ func (r *reader) flag(ns, option string, fallback bool) bool {
 // "TCP:80").
 func (r *reader) path() string {
 	if p := r.text(NSProcess, "HealthCheckPath"); p != "" {
-		if !strings.HasPrefix(p, "/") {
-			r.fail(NSProcess, "HealthCheckPath", "a path that begins with /")
+		if !isPath(p) {
+			r.fail(NSProcess, "HealthCheckPath", "a path that begins with / and holds no blanks")
 			return ""
 		}
 		return p
@@ -171,11 +171,16 @@ func (r *reader) path() string {
 	switch slash := strings.IndexByte(url, '/'); {
 	case url == "" || strings.HasPrefix(strings.ToUpper(url), "TCP:"):
 		return ""
-	case slash >= 0 && (slash == 0 || strings.HasPrefix(strings.ToUpper(url), "HTTP")):
+	case slash >= 0 && (slash == 0 || strings.HasPrefix(strings.ToUpper(url), "HTTP")) && isPath(url[slash:]):
 		return url[slash:]
 	}
 	r.fail(NSApplication, "Application Healthcheck URL", "a path such as /health, HTTP:80/health or TCP:80")
 	return ""
+}
+
+// isPath tells whether text can stand in a request line as a path with its query.
+func isPath(text string) bool {
+	return strings.HasPrefix(text, "/") && !strings.HasPrefix(text, "//") && !strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' })
 }
 
 func (r *reader) codes() Codes {
@@ -202,8 +207,8 @@ func ParseCodes(text string) (Codes, error) {
 		if !ranged {
 			to = from
 		}
-		a, errA := strconv.Atoi(from)
-		b, errB := strconv.Atoi(to)
+		a, errA := strconv.Atoi(strings.TrimSpace(from))
+		b, errB := strconv.Atoi(strings.TrimSpace(to))
 		if errA != nil || errB != nil || a < 100 || b > 599 || a > b {
 			return nil, fmt.Errorf("%w: %q is no HTTP code or range", ErrInvalid, part)
 		}
