@@ -69,7 +69,7 @@ func (f *Fleet) prepareDeploy(ctx context.Context, q DeployRequest) (*operation,
 		return nil, err
 	}
 	options = applyChanges(options, q.Changes)
-	if err := checkPolicy(q.Policy, options, q.Bundle); err != nil {
+	if err := errors.Join(f.checked(options), checkPolicy(q.Policy, options, q.Bundle)); err != nil {
 		return nil, err
 	}
 	timeout, err := commandTimeout(q.Timeout, options)
@@ -193,6 +193,9 @@ func (f *Fleet) prepareConfig(ctx context.Context, q ConfigRequest) (*operation,
 	options := applyChanges(m.OptionSettings, q.Changes)
 	if sameOptions(options, m.OptionSettings) {
 		return nil, fmt.Errorf("%w: the configuration already is as asked", ErrRefused)
+	}
+	if err := f.checked(options); err != nil {
+		return nil, err
 	}
 	timeout, err := commandTimeout(q.Timeout, options)
 	if err != nil {

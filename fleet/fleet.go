@@ -70,6 +70,7 @@ type Fleet struct {
 	Bucket  string
 	Holder  string // who, for the lock and the records: "anna@laptop"
 	Printer Printer
+	Check   func(protocol.OptionSettings) error // refuses settings instances cannot use, before anything is done; nil: all pass
 
 	PickupWindow time.Duration // 0: DefaultPickupWindow
 	LockTTL      time.Duration // 0: environment.DefaultLockTTL

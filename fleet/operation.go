@@ -112,6 +112,7 @@ func (o *operation) run(ctx context.Context) error {
 			return fmt.Errorf("%s: %s: %w", o.kind.purpose, stageName(o.d.Stages[i].Num), err)
 		}
 		if o.noWait {
+			o.sayNotWaiting()
 			return nil
 		}
 		if v := tally(o.d.Stages[i]); len(v.failed)+len(v.timedOut) > 0 || len(v.succeeded) == 0 {
@@ -251,6 +252,14 @@ func (o *operation) leave() {
 		text += fmt.Sprintf(" Finish deployment %d with `hmctl deploy --resume`, or give it up with `hmctl deploy --resume --abort`.", o.d.ID)
 	}
 	o.line(protocol.Warn, KindNotice, "", "%s", text)
+}
+
+func (o *operation) sayNotWaiting() {
+	text := "Sent, and not waited for."
+	if o.kind.versions {
+		text += " The desired state moves when `hmctl deploy --resume` has collected the answers."
+	}
+	o.line(protocol.Info, KindNotice, "", "%s", text)
 }
 
 // tidy removes the result queue of an ended operation, and old ones of operations that nobody resumed.

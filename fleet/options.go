@@ -67,6 +67,17 @@ func applyChanges(old protocol.OptionSettings, changes []Change) protocol.Option
 	return next
 }
 
+// checked refuses settings that instances cannot use.
+func (f *Fleet) checked(options protocol.OptionSettings) error {
+	if f.Check == nil {
+		return nil
+	}
+	if err := f.Check(options); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return nil
+}
+
 func sameOptions(a, b protocol.OptionSettings) bool {
 	return maps.EqualFunc(a, b, func(x, y map[string]string) bool { return maps.Equal(x, y) })
 }

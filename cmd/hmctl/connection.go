@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/user"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hostmanager/aws/objects"
+	"hostmanager/aws/queue"
+	"hostmanager/environment"
+	"hostmanager/fleet"
+	"hostmanager/fleet/record"
+	"hostmanager/internal/cli"
+	"hostmanager/platform/settings"
+	"hostmanager/protocol"
+)
+
+// connection is where an environment is: the flags that most verbs have.
+type connection struct {
+	environment string
+	bucket      string
+	region      string
+}
+
+func (c *connection) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&c.environment, "environment", "e", "", "id of the environment (default $HMCTL_ENVIRONMENT)")
+	cmd.Flags().StringVar(&c.bucket, "bucket", "", "S3 bucket of the environment's record (default $HMCTL_BUCKET)")
+	cmd.Flags().StringVar(&c.region, "region", "", "AWS region (default from the AWS configuration)")
+}
+
+// complete fills what was not given from the environment's variables.
+func (c *connection) complete() error {
+	if c.environment == "" {
+		c.environment = os.Getenv("HMCTL_ENVIRONMENT")
+	}
+	if c.bucket == "" {
+		c.bucket = os.Getenv("HMCTL_BUCKET")
+	}
+	var errs []error
+	if c.environment == "" {
+		errs = append(errs, errors.New("no environment: give --environment or HMCTL_ENVIRONMENT"))
+	}
+	if c.bucket == "" {
+		errs = append(errs, errors.New("no bucket: give --bucket or HMCTL_BUCKET"))
+	}
+	return cli.Usage(errors.Join(errs...))
+}
+
+// open connects to the environment. What is done to it is printed with cmd's printer.
+func (c *connection) open(ctx context.Context, cmd *cobra.Command) (*fleet.Fleet, error) {
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	store, err := objects.New(ctx, objects.Options{Region: c.region})
+	if err != nil {
+		return nil, err
+	}
+	queues, err := queue.New(ctx, queue.Options{Region: c.region})
+	if err != nil {
+		return nil, err
+	}
+	r, err := record.Open(store, c.bucket, c.environment)
+	if err != nil {
+		return nil, cli.Usage(err)
+	}
+	return &fleet.Fleet{
+		Record: r, Queues: queues, Objects: store, Bucket: c.bucket, Holder: holder(), Printer: newConsole(cmd), Check: checkSettings,
+	}, nil
+}
+
+// holder names the person at this machine.
+func holder() string {
+	name, host := "someone", "somewhere"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		host = h
+	}
+	return name + "@" + host
+}
+
+func checkSettings(options protocol.OptionSettings) error {
+	_, err := settings.Parse(options)
+	return err
+}
+
+// selection is which instances an operation goes to.
+type selection struct {
+	instances []string
+	queues    []string
+	timeout   time.Duration
+	noWait    bool
+}
+
+func (s *selection) flags(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&s.instances, "instances", nil, "only to these registered instances (ids, comma-separated)")
+	cmd.Flags().StringSliceVar(&s.queues, "queue", nil, "to the instances behind these command queues (URLs) instead of the registered ones")
+	cmd.Flags().DurationVar(&s.timeout, "timeout", 0, "how long each command may run (default: the option setting Timeout, else 10m)")
+	cmd.Flags().BoolVar(&s.noWait, "no-wait", false, "send and do not wait for the answers")
+}
+
+func (s *selection) targets() fleet.Selection {
+	return fleet.Selection{Instances: s.instances, Queues: s.queues}
+}
+
+// exit gives an operation's error its exit status.
+func exit(err error) error {
+	switch {
+	case errors.Is(err, fleet.ErrFailed):
+		return cli.InstanceFailure(err)
+	case errors.Is(err, fleet.ErrRefused), errors.Is(err, fleet.ErrNothingToResume):
+		return cli.Usage(err)
+	}
+	return err
+}
+
+// finish prints the machine's last line of an operation. One that never began has none.
+func finish(cmd *cobra.Command, r fleet.Report, err error) error {
+	if r.OperationID == "" {
+		return exit(err)
+	}
+	return errors.Join(exit(err), cli.PrinterFor(cmd).JSON("operation", r))
+}
+
+// changes reads --env and --option values.
+func changes(properties, options []string) ([]fleet.Change, error) {
+	var all []fleet.Change
+	for _, set := range []struct {
+		texts []string
+		parse func(string) (fleet.Change, error)
+	}{{properties, fleet.ParseProperty}, {options, fleet.ParseOption}} {
+		for _, text := range set.texts {
+			c, err := set.parse(text)
+			if err != nil {
+				return nil, cli.Usage(err)
+			}
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
+// currentSettings returns the desired state's manifest; ok is false before the first deployment.
+func currentSettings(ctx context.Context, f *fleet.Fleet) (m protocol.Manifest, ok bool, err error) {
+	_, m, err = f.Record.CurrentManifest(ctx)
+	if errors.Is(err, environment.ErrNoCurrent) {
+		return m, false, nil
+	}
+	return m, err == nil, err
+}

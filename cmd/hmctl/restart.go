@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"hostmanager/fleet"
+)
+
+func newRestartCommand() *cobra.Command {
+	var at connection
+	var to selection
+	cmd := &cobra.Command{
+		Use:     "restart",
+		Short:   "Restart the application on the instances",
+		Example: "  hmctl restart --environment e-1 --bucket my-environments --instances i-0123,i-4567",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := at.open(cmd.Context(), cmd)
+			if err != nil {
+				return err
+			}
+			report, err := f.Restart(cmd.Context(), fleet.RestartRequest{Targets: to.targets(), Timeout: to.timeout, NoWait: to.noWait})
+			return finish(cmd, report, err)
+		},
+	}
+	at.flags(cmd)
+	to.flags(cmd)
+	return cmd
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hostmanager/environment"
+	"hostmanager/fleet"
+	"hostmanager/internal/cli"
+	"hostmanager/protocol"
+)
+
+// statusLine is an environment for machines. It holds no option settings: their values may be secrets.
+type statusLine struct {
+	Environment string                  `json:"environment"`
+	Bucket      string                  `json:"bucket"`
+	Current     *currentLine            `json:"current,omitempty"`
+	Lock        *environment.LockInfo   `json:"lock,omitempty"`
+	Deployment  *environment.Deployment `json:"deployment,omitempty"`
+	Instances   []instanceLine          `json:"instances"`
+	Unreadable  []string                `json:"unreadable,omitempty"`
+}
+
+type currentLine struct {
+	protocol.Current
+	VersionLabel string `json:"version_label"`
+	DeploymentID int64  `json:"deployment_id"`
+}
+
+type instanceLine struct {
+	environment.Instance
+	Silent bool `json:"silent,omitempty"`
+	Behind bool `json:"behind,omitempty"` // does not run the desired state
+}
+
+func newStatusCommand() *cobra.Command {
+	var at connection
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "Show the environment: desired version, instances, lock, last deployment",
+		Example: "  hmctl status --environment e-1 --bucket my-environments\n  hmctl status --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := at.open(cmd.Context(), cmd)
+			if err != nil {
+				return err
+			}
+			s, err := readStatus(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			p := cli.PrinterFor(cmd)
+			printStatus(p, s, time.Now())
+			return p.JSON("status", s)
+		},
+	}
+	at.flags(cmd)
+	return cmd
+}
+
+func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
+	s := statusLine{Environment: f.Record.EnvironmentID(), Bucket: f.Bucket, Instances: []instanceLine{}}
+	current, m, err := f.Record.CurrentManifest(ctx)
+	switch {
+	case err == nil:
+		s.Current = &currentLine{current, m.VersionLabel, m.DeploymentID}
+	case !errors.Is(err, environment.ErrNoCurrent):
+		return s, err
+	}
+	lock, err := f.Record.LockState(ctx)
+	if err != nil {
+		return s, err
+	}
+	if lock.Held() {
+		s.Lock = &lock
+	}
+	d, _, err := f.Record.LastDeployment(ctx)
+	switch {
+	case err == nil:
+		s.Deployment = &d
+	case !errors.Is(err, environment.ErrNotFound):
+		return s, err
+	}
+	instances, unreadable, err := f.Record.Instances(ctx)
+	for _, i := range instances {
+		behind := s.Current != nil && i.Serial != s.Current.Serial
+		s.Instances = append(s.Instances, instanceLine{i, i.Silent(time.Now()), behind})
+	}
+	for _, u := range unreadable {
+		s.Unreadable = append(s.Unreadable, fmt.Sprintf("%s: %v", u.Key, u.Err))
+	}
+	return s, err
+}
+
+func printStatus(p *cli.Printer, s statusLine, now time.Time) {
+	p.Text("Environment:     %s (s3://%s)", s.Environment, s.Bucket)
+	if c := s.Current; c != nil {
+		p.Text("Desired version: %s (deployment %d, serial %d)", c.VersionLabel, c.DeploymentID, c.Serial)
+	} else {
+		p.Text("Desired version: none, nothing was deployed yet")
+	}
+	printLock(p, s.Lock, now)
+	if d := s.Deployment; d != nil {
+		p.Text("Last deployment: %d (%s, %s) by %s %s ago: %s%s", d.ID, d.VersionLabel, d.Command, d.Holder, age(now, d.StartedAt), d.State, after(d.Failure))
+		if !d.State.Terminal() && s.Lock == nil {
+			p.Text("                 unfinished: `hmctl deploy --resume` finishes it")
+		}
+	}
+	p.Text("Instances:       %d", len(s.Instances))
+	for _, i := range s.Instances {
+		remark := ""
+		if i.Silent {
+			remark = ", SILENT"
+		} else if i.Behind {
+			remark = ", not the desired version"
+		}
+		p.Text("  %-20s %-10s %s (deployment %d, serial %d), seen %s ago%s", i.InstanceID, cmp.Or(i.State, "?"), cmp.Or(i.VersionLabel, "no version"),
+			i.DeploymentID, i.Serial, age(now, i.Seen), remark)
+	}
+	for _, u := range s.Unreadable {
+		p.Text("  unreadable: %s", u)
+	}
+}
+
+func printLock(p *cli.Printer, l *environment.LockInfo, now time.Time) {
+	switch {
+	case l == nil:
+		p.Text("Lock:            free")
+	case l.Expired(now):
+		p.Text("Lock:            %s (%s), DEAD since %s ago", l.Holder, l.Reason, age(now, l.Heartbeat))
+	default:
+		p.Text("Lock:            %s (%s), for %s", l.Holder, l.Reason, age(now, l.Acquired))
+	}
+}
+
+func age(now, then time.Time) time.Duration { return now.Sub(then).Round(time.Second) }
+
+func after(failure string) string {
+	if failure == "" {
+		return ""
+	}
+	return " (" + failure + ")"
+}
