@@ -90,6 +90,8 @@ func testConfig() config.Config {
 	return c
 }
 
+type agentSetup = agent.Setup
+
 // running is an agent at work.
 type running struct {
 	*agent.Built
