@@ -68,13 +68,14 @@ func listTree(t testing.TB, dir string) []string {
 	return lines
 }
 
-func TestUnpack_MakesTheTree(t *testing.T) {
-	longName := strings.Repeat("n", 200)
-	tests := []struct {
-		name    string
-		archive []byte
-		want    []string
-	}{
+type goodArchive struct {
+	name    string
+	archive []byte
+	want    []string // lines of listTree
+}
+
+func goodZips(t testing.TB) []goodArchive {
+	return []goodArchive{
 		{
 			"zip: modes, folders, links, empty folder",
 			zipBytes(
@@ -116,6 +117,12 @@ func TestUnpack_MakesTheTree(t *testing.T) {
 			zipBytes(t, zipFile("./a/./..b", "1"), zipFile("a//c...", "2")),
 			[]string{"drwxr-xr-x a", `-rw-r--r-- a/..b "1"`, `-rw-r--r-- a/c... "2"`},
 		},
+	}
+}
+
+func goodOthers(t testing.TB) []goodArchive {
+	longName := strings.Repeat("n", 200)
+	return []goodArchive{
 		{
 			"tar: files, folders, links, hard link",
 			tarBytes(
@@ -137,7 +144,10 @@ func TestUnpack_MakesTheTree(t *testing.T) {
 		{"a lone Dockerfile", []byte("FROM scratch\nCMD [\"/é\"]\n"), []string{`-rw-r--r-- Dockerfile "FROM scratch\nCMD [\"/é\"]\n"`}},
 		{"a lone Dockerrun", []byte("\n{\"AWSEBDockerrunVersion\": 1}"), []string{`-rw-r--r-- Dockerrun.aws.json "\n{\"AWSEBDockerrunVersion\": 1}"`}},
 	}
-	for _, tt := range tests {
+}
+
+func TestUnpack_MakesTheTree(t *testing.T) {
+	for _, tt := range slices.Concat(goodZips(t), goodOthers(t)) {
 		t.Run(tt.name, func(t *testing.T) {
 			dest, _, err := unpack(t, tt.archive, bundle.Limits{})
 			if err != nil {
