@@ -1,0 +1,280 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"hostmanager/agent"
+	"hostmanager/aws/localaws"
+	"hostmanager/internal/layout"
+	"hostmanager/journal"
+	"hostmanager/protocol"
+)
+
+// childRoot names the root of the agent that this test binary is to be instead of running tests.
+const childRoot = "HOSTMANAGER_TEST_AGENT_ROOT"
+
+func TestMain(m *testing.M) {
+	if root := os.Getenv(childRoot); root != "" {
+		os.Exit(beAgent(root))
+	}
+	os.Exit(m.Run())
+}
+
+// beAgent is an agent in a process of its own, to be killed.
+func beAgent(root string) int {
+	built, err := agent.Build(context.Background(), agent.Setup{
+		Root: layout.Root(root), Config: testConfig(), Version: "v-test", BootID: "boot-1", Platform: filePlatformOf, Stderr: os.Stderr,
+	})
+	if err == nil {
+		err = built.Run(context.Background())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// victim is an agent in another process.
+type victim struct {
+	t   *testing.T
+	cmd *exec.Cmd
+}
+
+func (w *world) victim() *victim {
+	w.t.Helper()
+	self, err := os.Executable()
+	must(w.t, err)
+	v := &victim{w.t, exec.Command(self)}
+	v.cmd.Env = append(os.Environ(), childRoot+"="+string(w.root))
+	must(w.t, v.cmd.Start())
+	w.t.Cleanup(v.kill)
+	return v
+}
+
+// kill ends the agent as a power cut would.
+func (v *victim) kill() {
+	if v.cmd.ProcessState != nil {
+		return
+	}
+	_ = v.cmd.Process.Kill()
+	_ = v.cmd.Wait()
+}
+
+// blocked makes a hook that waits until it is let go, and returns what lets it go.
+func (w *world) blocked(hook string) (release func()) {
+	w.t.Helper()
+	fifo := filepath.Join(w.t.TempDir(), "go")
+	must(w.t, syscall.Mkfifo(fifo, 0o600))
+	w.hook(hook, "read x < "+fifo)
+	return func() { must(w.t, os.Remove(w.root.HookDir(hook))) }
+}
+
+func (w *world) deployed(o order) protocol.Current {
+	w.t.Helper()
+	w.send(o)
+	if e := w.one().entry(); e.Status != protocol.Success {
+		w.t.Fatalf("deploy: %+v", e)
+	}
+	return o.manifest
+}
+
+// holds checks that exactly this version is in service, in every file that tells of it.
+func (w *world) holds(v protocol.Current) {
+	w.t.Helper()
+	if w.serving() != v.Serial {
+		w.t.Errorf("serial %d serves, want %d", w.serving(), v.Serial)
+	}
+	if got := protocol.Digest([]byte(w.read(w.root.DeployedManifest()))); got != v.SHA256 {
+		w.t.Errorf("the deployed manifest is not that of serial %d", v.Serial)
+	}
+	if c := w.read(w.root.ContainerConfiguration()); !strings.Contains(c, fmt.Sprintf(`"serial": %d`, v.Serial)) {
+		w.t.Errorf("containerconfiguration is not that of serial %d:\n%s", v.Serial, c)
+	}
+	if _, err := os.Stat((&filePlatform{w.root}).file("starting")); !errors.Is(err, os.ErrNotExist) {
+		w.t.Errorf("something half started was left: %v", err)
+	}
+}
+
+func TestKilled_AcceptedAndRunning(t *testing.T) {
+	w := newWorld(t)
+	r := w.start()
+	v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	must(t, r.stop())
+	release := w.blocked("appdeploy/post/10wait") // behind the flip: what runs is to be undone
+	v := w.victim()
+	running := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil)})
+	eventually(t, "the hook waits", func() bool { return lastStep(w, running) == "appdeploy/post/10wait" })
+	if w.serving() == v1.Serial {
+		t.Fatal("the flip is not behind us")
+	}
+	accepted := w.send(order{name: protocol.CmdRestartAppServer})
+	eventually(t, "the second command is accepted", func() bool { return w.journalled(accepted.Identity()).Identity != "" })
+	v.kill()
+	release()
+
+	w.start()
+	results := w.await(2)
+	first, second := results[0], results[1]
+	e := first.entry()
+	if first.InvocationID != running.InvocationID || e.Status != protocol.Failure || e.ReturnCode != 1 || e.VersionLabel != "v2" ||
+		!strings.HasPrefix(e.Msg, "interrupted: ") || !strings.Contains(e.Msg, "appdeploy/post/10wait") {
+		t.Errorf("command that ran: %+v", e)
+	}
+	if second.InvocationID != accepted.InvocationID || second.entry().Status != protocol.Success || second.entry().VersionLabel != "v1" {
+		t.Errorf("command that waited: %+v", second)
+	}
+	w.holds(v1)
+}
+
+func TestKilled_ResultKnownAndNotSent(t *testing.T) {
+	w := newWorld(t)
+	w.hook("appdeploy/post/10count", `echo x >> "`+string(w.root)+`/count"`)
+	back, err := w.aws.Inject(localaws.Fault{Op: "SQS.SendMessage", Status: 500, Code: "InternalError", Skip: 1}) // our own command passes
+	must(t, err)
+	v := w.victim()
+	v1 := w.version("v1", nil, nil)
+	c := w.send(order{name: protocol.CmdAppDeploy, manifest: v1})
+	eventually(t, "the result is journalled", func() bool { return w.journalled(c.Identity()).Finished() })
+	v.kill()
+	back()
+
+	w.start()
+	if got := w.one(); got.InvocationID != c.InvocationID || got.entry().Status != protocol.Success {
+		t.Errorf("result %+v", got)
+	}
+	if n := w.read(w.root.Join("count")); n != "x\n" {
+		t.Errorf("ran %q", n)
+	}
+	w.holds(v1)
+}
+
+func TestKilled_ResultSent(t *testing.T) {
+	w := newWorld(t)
+	w.hook("appdeploy/post/10count", `echo x >> "`+string(w.root)+`/count"`)
+	v := w.victim()
+	v1 := w.version("v1", nil, nil)
+	c := w.send(order{name: protocol.CmdAppDeploy, manifest: v1})
+	first := w.one()
+	eventually(t, "sent is journalled", func() bool { return !w.journalled(c.Identity()).SentAt.IsZero() })
+	v.kill()
+
+	w.start()
+	body, err := c.Encode()
+	must(t, err)
+	w.sendBody(string(body))
+	if again := w.one(); again.Result != first.Result {
+		t.Errorf("results differ:\n%+v\n%+v", first.Result, again.Result)
+	}
+	if n := w.read(w.root.Join("count")); n != "x\n" {
+		t.Errorf("ran %q", n)
+	}
+	w.holds(v1)
+}
+
+// The agent is killed behind every record that a deployment writes. Whatever the moment was, the command ends once: as SUCCESS with the new
+// version, or as FAILURE with the old one.
+func TestKilled_BehindEveryRecord(t *testing.T) {
+	w := newWorld(t)
+	r := w.start()
+	holds := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	must(t, r.stop())
+	clean := countRecords(t, w.root)
+	w.start().stopAfter(t, func() {
+		holds = w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil)})
+	})
+	perCommand := countRecords(t, w.root) - clean
+	if perCommand < 20 {
+		t.Fatalf("a deployment writes %d records", perCommand)
+	}
+	verdicts := map[protocol.Status]int{}
+	var last received
+	for k := 1; k <= perCommand; k++ {
+		v := w.version(fmt.Sprintf("k%d", k), nil, nil)
+		before := countRecords(t, w.root)
+		child := w.victim()
+		c := w.send(order{name: protocol.CmdAppDeploy, manifest: v})
+		deadline := time.Now().Add(30 * time.Second)
+		for countRecords(t, w.root) < before+k && time.Now().Before(deadline) { //nolint:revive // as tight as can be: the next record is near
+		}
+		child.kill()
+		r := w.start()
+		got := w.one()
+		for got.InvocationID == last.InvocationID { // sent before the kill behind its result, and again after: at least once, and the same
+			if got.Result != last.Result {
+				t.Fatalf("record %d: results differ:\n%+v\n%+v", k, got.Result, last.Result)
+			}
+			got = w.one()
+		}
+		if last = got; got.InvocationID != c.InvocationID {
+			t.Fatalf("record %d: result of %s, want %s", k, got.InvocationID, c.InvocationID)
+		}
+		e := got.entry()
+		verdicts[e.Status]++
+		if e.Status == protocol.Success {
+			holds = v
+		} else if !strings.HasPrefix(e.Msg, "interrupted: ") {
+			t.Errorf("record %d: %+v", k, e)
+		}
+		must(t, r.stop())
+		w.holds(holds)
+		if t.Failed() {
+			t.Fatalf("killed behind record %d of %d; journal: %+v", k, perCommand, w.journalled(c.Identity()))
+		}
+	}
+	t.Logf("%d records, verdicts %v", perCommand, verdicts)
+	if verdicts[protocol.Failure] == 0 || verdicts[protocol.Success] == 0 {
+		t.Errorf("verdicts %v", verdicts)
+	}
+}
+
+func (r *running) stopAfter(t *testing.T, do func()) {
+	t.Helper()
+	do()
+	must(t, r.stop())
+}
+
+func countRecords(t *testing.T, root layout.Root) int {
+	t.Helper()
+	s, err := journal.Read(root.Journal())
+	must(t, err)
+	return s.Records
+}
+
+// A journal whose middle is damaged: the command without a known end is answered, nothing is undone on a guess.
+func TestJournalDamaged_AnswersAndTouchesNothing(t *testing.T) {
+	w := newWorld(t)
+	r := w.start()
+	v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	must(t, r.stop())
+	w.blocked("restartappserver/pre/10wait")
+	v := w.victim()
+	c := w.send(order{name: protocol.CmdRestartAppServer})
+	eventually(t, "the hook waits", func() bool { return lastStep(w, c) == "restartappserver/pre/10wait" })
+	v.kill()
+	data, err := os.ReadFile(w.root.Journal())
+	must(t, err)
+	data[200] ^= 0xff // behind the first record, in one of the deployment's
+	must(t, os.WriteFile(w.root.Journal(), data, 0o600))
+
+	w.start()
+	var e protocol.ResponseEntry
+	for e.Msg == "" || !strings.Contains(e.Msg, "journal of this instance was damaged") {
+		e = w.one().entry()
+	}
+	if e.Status != protocol.Failure {
+		t.Errorf("result %+v", e)
+	}
+	if w.serving() != v1.Serial || !strings.Contains(w.events(), "journal is damaged") {
+		t.Errorf("serial %d, events %s", w.serving(), w.events())
+	}
+}
