@@ -9,11 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+
+	hostaws "hostmanager/aws"
 )
 
 // DefaultTimeout bounds a Discover, tries included.
@@ -44,18 +44,11 @@ func Discover(ctx context.Context, o Options) (Identity, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
-	if o.Endpoint == "" {
-		o.Endpoint = os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT")
-	}
 	bounded, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 
 	transport := &http.Transport{DisableKeepAlives: true, Proxy: nil}
-	client := imds.New(imds.Options{
-		Endpoint:       o.Endpoint,
-		EnableFallback: aws.FalseTernary,
-		HTTPClient:     &http.Client{Transport: transport},
-	})
+	client := hostaws.Metadata(o.Endpoint, &http.Client{Transport: transport})
 	out, err := client.GetInstanceIdentityDocument(bounded, &imds.GetInstanceIdentityDocumentInput{})
 	switch {
 	case ctx.Err() != nil:

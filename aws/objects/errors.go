@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/aws/smithy-go"
+
+	hostaws "hostmanager/aws"
 )
 
 // What callers branch on. Every error of an operation is an *Error; these are
@@ -29,9 +31,9 @@ var (
 	ErrThrottled = errors.New("throttled")
 	// ErrUnavailable: no answer, a broken or damaged answer, or a 5xx after
 	// the retries.
-	ErrUnavailable = errors.New("S3 is not reachable")
+	ErrUnavailable = errors.New("S3 is not available")
 	// ErrNoRegion: nothing says which region to talk to.
-	ErrNoRegion = errors.New("no AWS region: set region in the configuration or AWS_REGION")
+	ErrNoRegion = hostaws.ErrNoRegion
 )
 
 // Error is a failed operation.

@@ -16,17 +16,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
-	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/aws/smithy-go/logging"
 	"github.com/cenkalti/backoff/v5"
+
+	hostaws "hostmanager/aws"
 )
 
 // Options says which S3 a Client talks to. The zero value takes everything
@@ -38,6 +35,9 @@ type Options struct {
 	// AWS_ENDPOINT_URL, or AWS itself. With an endpoint, however it was given,
 	// buckets are addressed by path.
 	Endpoint string
+	// Config is what package aws/profile loaded. Nil: what package aws finds,
+	// which is enough on an instance.
+	Config *aws.Config
 }
 
 // Client talks to S3. It is safe for concurrent use.
@@ -75,38 +75,16 @@ const conflictRetries = 8
 
 // New builds a Client. It makes no call to S3; credentials are looked up at
 // the first operation. The error is ErrNoRegion when no region is known.
-func New(ctx context.Context, o Options) (*Client, error) {
-	load := []func(*config.LoadOptions) error{
-		// Role credentials come through IMDSv2 only.
-		config.WithEC2RoleCredentialOptions(func(r *ec2rolecreds.Options) {
-			r.Client = imds.New(imds.Options{EnableFallback: aws.FalseTernary})
-		}),
-		// What matters comes back as an error; the SDK's own lines would go to
-		// stderr past the agent's log.
-		config.WithLogger(logging.Nop{}),
-	}
-	if o.Region != "" {
-		load = append(load, config.WithRegion(o.Region))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, load...)
+func New(_ context.Context, o Options) (*Client, error) {
+	cfg, err := hostaws.Resolve(hostaws.Options(o), "S3")
 	if err != nil {
-		return nil, fmt.Errorf("load AWS configuration: %w", err)
-	}
-	if cfg.Region == "" {
-		return nil, ErrNoRegion
+		return nil, fmt.Errorf("prepare S3: %w", err)
 	}
 	client := s3.NewFromConfig(cfg, func(s *s3.Options) {
-		if o.Endpoint != "" {
-			s.BaseEndpoint = aws.String(o.Endpoint)
-		}
 		// Buckets of a server of one's own have no DNS names.
-		s.UsePathStyle = s.BaseEndpoint != nil || endpointInEnvironment()
+		s.UsePathStyle = s.BaseEndpoint != nil
 	})
 	return &Client{s3: client, region: cfg.Region}, nil
-}
-
-func endpointInEnvironment() bool {
-	return os.Getenv("AWS_ENDPOINT_URL_S3") != "" || os.Getenv("AWS_ENDPOINT_URL") != ""
 }
 
 // SDK is for aws/objects/upload, which drives the SDK's transfer machinery.

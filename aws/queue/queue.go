@@ -15,12 +15,10 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
-	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
-	"github.com/aws/smithy-go/logging"
+
+	hostaws "hostmanager/aws"
 )
 
 // Limits of the service.
@@ -41,6 +39,9 @@ type Options struct {
 	// Endpoint is the base URL of the service. Empty: AWS_ENDPOINT_URL_SQS,
 	// AWS_ENDPOINT_URL, or AWS itself.
 	Endpoint string
+	// Config is what package aws/profile loaded. Nil: what package aws finds,
+	// which is enough on an instance.
+	Config *aws.Config
 }
 
 // Client talks to SQS. It is safe for concurrent use.
@@ -65,31 +66,12 @@ type Message struct {
 
 // New builds a Client. It makes no call to SQS; credentials are looked up at
 // the first operation. The error is ErrNoRegion when no region is known.
-func New(ctx context.Context, o Options) (*Client, error) {
-	load := []func(*config.LoadOptions) error{
-		// Role credentials come through IMDSv2 only.
-		config.WithEC2RoleCredentialOptions(func(r *ec2rolecreds.Options) {
-			r.Client = imds.New(imds.Options{EnableFallback: aws.FalseTernary})
-		}),
-		// What matters comes back as an error; the SDK's own lines would go to
-		// stderr past the agent's log.
-		config.WithLogger(logging.Nop{}),
-	}
-	if o.Region != "" {
-		load = append(load, config.WithRegion(o.Region))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, load...)
+func New(_ context.Context, o Options) (*Client, error) {
+	cfg, err := hostaws.Resolve(hostaws.Options(o), "SQS")
 	if err != nil {
-		return nil, fmt.Errorf("load AWS configuration: %w", err)
+		return nil, fmt.Errorf("prepare SQS: %w", err)
 	}
-	if cfg.Region == "" {
-		return nil, ErrNoRegion
-	}
-	return &Client{sqs: sqs.NewFromConfig(cfg, func(s *sqs.Options) {
-		if o.Endpoint != "" {
-			s.BaseEndpoint = aws.String(o.Endpoint)
-		}
-	})}, nil
+	return &Client{sqs: sqs.NewFromConfig(cfg)}, nil
 }
 
 // Receive takes up to limit (1 to MaxBatch) messages, waiting up to wait
