@@ -237,6 +237,112 @@ func TestHouse_PackagesHaveACommentAndAName(t *testing.T) {
 	}
 }
 
+// TestHouse_PackageVariablesDoNotChange looks for assignments to a package's variables. A variable of the same name declared in the function
+// hides the package's, so such functions are left out.
+func TestHouse_PackageVariablesDoNotChange(t *testing.T) {
+	all := sources(t)
+	vars := map[string]map[string]bool{}
+	for _, s := range all {
+		if s.test() {
+			continue
+		}
+		for _, d := range s.file.Decls {
+			if g, ok := d.(*ast.GenDecl); ok && g.Tok == token.VAR {
+				for _, spec := range g.Specs {
+					for _, name := range spec.(*ast.ValueSpec).Names {
+						if vars[s.room] == nil {
+							vars[s.room] = map[string]bool{}
+						}
+						vars[s.room][name.Name] = name.Name != "_"
+					}
+				}
+			}
+		}
+	}
+	for _, s := range all {
+		for _, d := range s.file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || s.test() {
+				continue
+			}
+			local := declared(f)
+			for _, target := range assigned(f) {
+				if vars[s.room][target.Name] && !local[target.Name] {
+					t.Errorf("%s: %s assigns to the package variable %s", s.fset.Position(target.Pos()), f.Name.Name, target.Name)
+				}
+			}
+		}
+	}
+}
+
+// declared returns the names a function declares for itself, anywhere in it.
+func declared(f *ast.FuncDecl) map[string]bool {
+	names := map[string]bool{}
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.Field:
+			for _, name := range n.Names {
+				names[name.Name] = true
+			}
+		case *ast.ValueSpec:
+			for _, name := range n.Names {
+				names[name.Name] = true
+			}
+		case *ast.AssignStmt:
+			for _, e := range n.Lhs {
+				if name, ok := e.(*ast.Ident); ok && n.Tok == token.DEFINE {
+					names[name.Name] = true
+				}
+			}
+		case *ast.RangeStmt:
+			for _, e := range []ast.Expr{n.Key, n.Value} {
+				if name, ok := e.(*ast.Ident); ok && n.Tok == token.DEFINE {
+					names[name.Name] = true
+				}
+			}
+		}
+		return true
+	})
+	return names
+}
+
+// assigned returns the variables a function assigns to: x = 1, x.f = 1, x[i]++.
+func assigned(f *ast.FuncDecl) (all []*ast.Ident) {
+	add := func(e ast.Expr) {
+		for {
+			switch at := e.(type) {
+			case *ast.Ident:
+				all = append(all, at)
+				return
+			case *ast.SelectorExpr:
+				e = at.X
+			case *ast.IndexExpr:
+				e = at.X
+			case *ast.StarExpr:
+				e = at.X
+			case *ast.ParenExpr:
+				e = at.X
+			default:
+				return
+			}
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.AssignStmt:
+			if n.Tok != token.DEFINE {
+				for _, e := range n.Lhs {
+					add(e)
+				}
+			}
+		case *ast.IncDecStmt:
+			add(n.X)
+		}
+		return true
+	})
+	return all
+}
+
 // TestHouse_TableOfFloors holds the table itself against a few cases that must come out.
 func TestHouse_TableOfFloors(t *testing.T) {
 	tests := []struct {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,10 +90,11 @@ func (r *Runner) Run(ctx context.Context, call Call, rec Recorder, watch Watch) 
 	if len(hooks) == 0 {
 		return nil
 	}
-	s := sequence{
-		call: call, rec: rec, watch: watch, grace: r.opts.Grace,
-		dir: string(call.Root), env: environment(ctx, call),
+	folder, err := filepath.Abs(string(call.Root))
+	if err != nil {
+		return fmt.Errorf("find root folder: %w", err)
 	}
+	s := sequence{call: call, rec: rec, watch: watch, grace: r.opts.Grace, dir: folder, env: environment(ctx, call.Env, folder)}
 	return s.run(ctx, hooks)
 }
 
@@ -213,10 +215,10 @@ func (r *Runner) warn(call *Call, text string) {
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // environment is a file's environment; the last value of a name counts.
-func environment(ctx context.Context, call Call) []string {
+func environment(ctx context.Context, given []string, folder string) []string {
 	env := []string{"PATH=" + DefaultPath, "HOME=/root", "LANG=en_US.UTF-8"}
 	if deadline, ok := ctx.Deadline(); ok {
 		env = append(env, "EB_COMMAND_DEADLINE="+strconv.FormatInt(deadline.UnixMilli(), 10))
 	}
-	return append(append(env, call.Env...), "PWD="+string(call.Root))
+	return append(append(env, given...), "PWD="+folder)
 }

@@ -329,6 +329,17 @@ func TestRun_EnvironmentOfFiles(t *testing.T) {
 	}
 }
 
+func TestRun_RelativeRoot(t *testing.T) {
+	b := newBench(t)
+	t.Chdir(filepath.Dir(string(b.root)))
+	b.file(dir, "00a", "#!/bin/sh\npwd -P; echo $PWD\n", 0o755)
+	call := b.call(dir)
+	call.Root = layout.Root(filepath.Base(string(b.root)))
+	if err := b.runner(hooks.Options{}).Run(t.Context(), call, b, nil); err != nil || b.output.String() != fmt.Sprintf("%s\n%s\n", b.root, b.root) {
+		t.Errorf("%q, %v", b.output.String(), err)
+	}
+}
+
 func TestRun_EventsOfEveryHookOfTheDirectory(t *testing.T) {
 	b := newBench(t)
 	b.file(dir, "00a", "#!/bin/sh\necho $EB_EVENT_FILE >&2\nprintf '{\"msg\":\"one\",\"severity\":\"warn\",\"timestamp\":1500445448}\\n---\\n{\"msg\":\"half' >> $EB_EVENT_FILE\n", 0o755)

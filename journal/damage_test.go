@@ -322,7 +322,9 @@ func checkPrefix(t *testing.T, path string, lastN, lastI int) {
 	}
 }
 
-func TestAppend_DiskFull(t *testing.T) {
+// smallDisk mounts a disk of 64 KiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -331,6 +333,11 @@ func TestAppend_DiskFull(t *testing.T) {
 		t.Skipf("no right to mount a small disk here: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func TestAppend_DiskFull(t *testing.T) {
+	dir := smallDisk(t)
 	path := filepath.Join(dir, "journal")
 	j := open(t, path, nil)
 	var err error
@@ -354,6 +361,44 @@ func TestAppend_DiskFull(t *testing.T) {
 	var e events
 	if got := open(t, path, &e).Commands(); len(got) != n-1 { // opens on the full disk: a cut needs no room
 		t.Errorf("%d commands after opening again, %d were acknowledged; %s", len(got), n-1, e.String())
+	}
+}
+
+func TestCompact_WithoutRoomKeepsTheOldFileInUse(t *testing.T) {
+	dir := smallDisk(t)
+	path := filepath.Join(dir, "journal")
+	j := open(t, path, nil)
+	big := raw(`"` + strings.Repeat("x", 30<<10) + `"`)
+	add(t, j, journal.Record{Type: journal.Accepted, Command: "one", Payload: big})
+	if err := os.WriteFile(filepath.Join(dir, "other"), make([]byte, 12<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Compact(day); !errors.Is(err, unix.ENOSPC) || j.Broken() != nil {
+		t.Errorf("compaction without room: %v, broken %v", err, j.Broken())
+	}
+	if err := j.Append(life("two")[0]); err != nil {
+		t.Errorf("append after it: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	_ = j.Close()
+	if got := open(t, path, nil).Commands(); len(got) != 2 {
+		t.Errorf("%d commands, want 2", len(got))
+	}
+}
+
+func TestCompact_RefusesAFileThatWentBad(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	data, ends := write(t, path, append(life("one"), life("two")...)...)
+	j := open(t, path, nil)
+	data[ends[3]+20] ^= 1
+	put(t, path, data)
+	if err := j.Compact(day); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("got %v", err)
+	}
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) {
+		t.Errorf("the damaged file was replaced: %v", err)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -39,7 +40,7 @@ const (
 
 // Command says what to run. Path is required.
 type Command struct {
-	Path   string    // the file, not looked up in PATH
+	Path   string    // the file, not looked up in PATH; a relative one starts at this process's own working directory
 	Args   []string  // without the name of the program itself
 	Dir    string    // working directory; empty: this process's own
 	Env    []string  // KEY=VALUE, the whole environment; nothing is inherited
@@ -103,6 +104,11 @@ func (c *Command) complete() error {
 	if c.Path == "" {
 		return errors.New("run process: no path given")
 	}
+	path, err := filepath.Abs(c.Path)
+	if err != nil {
+		return fmt.Errorf("run process: %w", err)
+	}
+	c.Path = path
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

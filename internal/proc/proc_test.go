@@ -95,6 +95,14 @@ func TestRun_OutputLineByLine(t *testing.T) {
 	}
 }
 
+func TestRun_RelativePathIsNotTheWorkingDirectorys(t *testing.T) {
+	t.Chdir(filepath.Dir(script(t, "#!/bin/sh\npwd\n")))
+	var out lines
+	if _, err := proc.Run(t.Context(), proc.Command{Path: "hook.sh", Dir: "/", Env: []string{path}, Output: &out}); err != nil || out.got[0] != "/\n" {
+		t.Errorf("%q, %v", out.got, err)
+	}
+}
+
 func TestRun_ArgumentsReachTheProgramAndTheLogQuoted(t *testing.T) {
 	var out lines
 	var log bytes.Buffer
