@@ -194,6 +194,9 @@ func (b *backend) put(c *upstreamConn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed || len(b.idle) >= maxIdleConns {
+		if tcp, ok := c.Conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // nothing is under way on it; a port in TIME_WAIT for each would run the machine out of ports
+		}
 		_ = c.Close()
 		return
 	}

@@ -3,7 +3,6 @@ package proxy_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -243,11 +242,11 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func wait[T any](t *testing.T, what string, c <-chan T) T {
 	t.Helper()
+	var v T
 	select {
-	case v := <-c:
-		return v
+	case v = <-c:
 	case <-time.After(testTimeout):
 		t.Fatalf("not in time: %s", what)
-		panic(errors.New("unreachable"))
 	}
+	return v
 }

@@ -28,6 +28,7 @@ const (
 
 const (
 	maxRequestHead = 64 << 10
+	headTimeout    = 60 * time.Second // for a request's head to arrive
 	pruneEvery     = 10 * time.Second
 )
 
@@ -202,7 +203,7 @@ func (p *Proxy) server() *http.Server {
 	protocols.SetHTTP1(true)
 	return &http.Server{
 		Handler:                      p,
-		ReadHeaderTimeout:            p.opts.IOTimeout,
+		ReadHeaderTimeout:            headTimeout,
 		IdleTimeout:                  p.opts.IdleTimeout,
 		MaxHeaderBytes:               maxRequestHead,
 		DisableGeneralOptionsHandler: true,

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"hostmanager/internal/steadystream"
 	"hostmanager/platform/proxy"
@@ -191,5 +190,4 @@ func TestReuse_RestartedTargetCostsNoRequest(t *testing.T) {
 			t.Errorf("%s: %d", method, resp.StatusCode)
 		}
 	}
-	_ = time.Now
 }

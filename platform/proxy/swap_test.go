@@ -116,7 +116,7 @@ func TestSwap_SlowBodiesEndOnTheOldTarget(t *testing.T) {
 
 func TestDrain_DeadlineCutsTheRest(t *testing.T) {
 	r := startProxy(t, proxy.Options{})
-	silent, release, begun := make(chan struct{}), make(chan struct{}), make(chan struct{}, 2)
+	release, begun := make(chan struct{}), make(chan struct{}, 2)
 	defer close(release)
 	oldAddr := startBackend(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path == "/half" {
@@ -128,7 +128,6 @@ func TestDrain_DeadlineCutsTheRest(t *testing.T) {
 		case <-req.Context().Done():
 		case <-release:
 		}
-		_ = silent
 	}))
 	r.to(t, oldAddr)
 	type result struct {
@@ -194,9 +193,7 @@ func TestSwap_ToTheSameAddress(t *testing.T) {
 	r := startProxy(t, proxy.Options{})
 	var requests sync.WaitGroup
 	defer requests.Wait()
-	defer func() {
-		close(release)
-	}()
+	defer close(release)
 	r.to(t, addr)
 	send := func() {
 		client := newClient(t)
