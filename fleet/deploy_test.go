@@ -11,6 +11,7 @@ import (
 
 	"hostmanager/environment"
 	"hostmanager/fleet"
+	"hostmanager/fleet/wiretest"
 	"hostmanager/protocol"
 )
 
@@ -52,7 +53,7 @@ func TestDeploy_PrintsWhatEbDeployPrints(t *testing.T) {
 	}
 	for _, i := range []*instance{a, b} {
 		if got := i.ran(); !slices.Equal(got, []int{0, 1}) {
-			t.Errorf("%s ran stages %v", i.id, got)
+			t.Errorf("%s ran stages %v", i.ID, got)
 		}
 	}
 	c, m := w.current()
@@ -82,7 +83,7 @@ func TestDeploy_PrintsOnlyWhatInstancesSaid(t *testing.T) {
 		w := newWorld(t)
 		for n := range count {
 			w.instance("i-"+string(rune('a'+n)), func(i *instance, c protocol.Command, r protocol.Request) []string {
-				e := success("stage says " + i.id)
+				e := success("stage says " + i.ID)
 				e.Events[0].Severity = protocol.Warn
 				return []string{i.result(c, r, e)}
 			})
@@ -191,7 +192,7 @@ func TestDeploy_CountsDuplicatesOnce(t *testing.T) {
 	w := newWorld(t)
 	for _, id := range []string{"i-a", "i-b"} {
 		w.instance(id, func(i *instance, c protocol.Command, r protocol.Request) []string {
-			one := i.result(c, r, success("done by "+i.id))
+			one := i.result(c, r, success("done by "+i.ID))
 			return []string{one, one, "no JSON at all", one}
 		})
 	}
@@ -217,7 +218,7 @@ func TestDeploy_CountsDuplicatesOnce(t *testing.T) {
 func TestDeploy_PassesOverForeignAndLateResults(t *testing.T) {
 	w := newWorld(t)
 	w.instance("i-a", func(i *instance, c protocol.Command, r protocol.Request) []string {
-		stranger := &instance{w: w, id: "i-stranger"}
+		stranger := &instance{w: w, Instance: &wiretest.Instance{Options: wiretest.Options{ID: "i-stranger", Record: w.record}}}
 		other := c
 		other.InvocationID = "another"
 		late := r
@@ -225,7 +226,7 @@ func TestDeploy_PassesOverForeignAndLateResults(t *testing.T) {
 		return []string{
 			stranger.result(c, r, failure("not me")),
 			i.result(other, r, failure("not this")),
-			strings.Replace(i.result(c, late, failure("late")), i.id+"/", i.id+"/late/", 1),
+			strings.Replace(i.result(c, late, failure("late")), i.ID+"/", i.ID+"/late/", 1),
 			i.result(c, r, success()),
 		}
 	})
@@ -279,7 +280,7 @@ func TestDeploy_OuterFailureIsTheInstancesFailure(t *testing.T) {
 	w := newWorld(t)
 	w.instance("i-a", func(i *instance, c protocol.Command, _ protocol.Request) []string {
 		return []string{encode(t, protocol.Result{
-			DispatcherID: c.DispatcherID, InvocationID: c.InvocationID, CommandName: c.CommandName, ListenerID: i.id,
+			DispatcherID: c.DispatcherID, InvocationID: c.InvocationID, CommandName: c.CommandName, ListenerID: i.ID,
 			Status: protocol.Failure, ResultID: "x", Message: "the command expired",
 		})}
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"hostmanager/environment"
 	"hostmanager/fleet"
 	"hostmanager/fleet/record"
+	"hostmanager/fleet/wiretest"
 	"hostmanager/protocol"
 )
 
@@ -118,87 +118,47 @@ func (w *world) leftQueues() []string {
 	return urls
 }
 
-// instance is the far end of the wire: it registers, receives commands from its queue and answers as it is told. Like an agent it answers a
-// command it has seen with the same result again.
+// instance is a wiretest.Instance whose errors are the test's.
 type instance struct {
-	w     *world
-	id    string
-	queue string
-
-	mu      sync.Mutex
-	got     []protocol.Request
-	answers map[string][]string // by identity of the command
+	*wiretest.Instance
+	w *world
 }
 
 // reply is what an instance makes of one command: the messages it sends, in order.
 type reply func(i *instance, c protocol.Command, r protocol.Request) []string
 
-func (w *world) instance(id string, reply reply) *instance {
+// instance registers an instance and, with a reply, has it answer until the test's end.
+func (w *world) instance(id string, r reply) *instance {
 	w.t.Helper()
-	url, err := w.queues.Create(w.t.Context(), protocol.CommandQueue(testEnv, id), nil)
+	return w.instanceAt(id, "", r)
+}
+
+func (w *world) instanceAt(id, url string, answer reply) *instance {
+	w.t.Helper()
+	i := &instance{w: w}
+	inner, err := wiretest.New(w.t.Context(), wiretest.Options{
+		ID: id, Queue: url, Record: w.record, Queues: w.queues, Failed: func(err error) { w.t.Error(err) },
+		Reply: func(_ *wiretest.Instance, c protocol.Command, r protocol.Request) ([]string, error) {
+			return answer(i, c, r), nil
+		},
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	i := &instance{w: w, id: id, queue: url, answers: map[string][]string{}}
-	if err := w.record.Register(w.t.Context(), environment.Instance{InstanceID: id, Queue: url}); err != nil {
-		w.t.Fatal(err)
-	}
-	if reply != nil {
+	i.Instance = inner
+	if answer != nil {
 		ctx, cancel := context.WithCancel(w.t.Context())
 		var wg sync.WaitGroup
-		wg.Go(func() { i.serve(ctx, reply) })
+		wg.Go(func() { i.Serve(ctx) })
 		w.t.Cleanup(func() { cancel(); wg.Wait() })
 	}
 	return i
 }
 
-func (i *instance) serve(ctx context.Context, reply reply) {
-	for ctx.Err() == nil {
-		messages, err := i.w.queues.Receive(ctx, i.queue, 1, queue.MaxWait)
-		if err != nil {
-			continue
-		}
-		for _, m := range messages {
-			c, err := protocol.DecodeCommand([]byte(m.Body))
-			if err != nil {
-				i.w.t.Errorf("%s got no command: %v", i.id, err)
-				continue
-			}
-			for _, body := range i.answer(c, reply) {
-				if err := i.w.queues.Send(ctx, c.ResultQueue, body); err != nil && ctx.Err() == nil && !errors.Is(err, queue.ErrQueueMissing) {
-					i.w.t.Errorf("%s: send: %v", i.id, err)
-				}
-			}
-			_ = i.w.queues.Delete(ctx, i.queue, m.Receipt)
-		}
-	}
-}
-
-func (i *instance) answer(c protocol.Command, reply reply) []string {
-	i.mu.Lock()
-	known, again := i.answers[c.Identity()]
-	i.mu.Unlock()
-	if again {
-		return known
-	}
-	r, err := protocol.DecodeRequest(c.Data)
-	if err != nil {
-		i.w.t.Errorf("%s got no request: %v", i.id, err)
-	}
-	answers := reply(i, c, r)
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.got = append(i.got, r)
-	i.answers[c.Identity()] = answers
-	return answers
-}
-
 // ran returns the stages the instance ran, -1 for all at once.
 func (i *instance) ran() []int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
 	var stages []int
-	for _, r := range i.got {
+	for _, r := range i.Got() {
 		if r.StageNum == nil {
 			stages = append(stages, -1)
 			continue
@@ -208,37 +168,41 @@ func (i *instance) ran() []int {
 	return stages
 }
 
-// deploymentOf reads which deployment a request's manifest is.
-func (i *instance) deploymentOf(r protocol.Request) int64 {
-	if !protocol.ValidManifestName(r.Data) {
-		return 0
+// lastGot returns the last request the instance carried out.
+func (i *instance) lastGot() protocol.Request {
+	i.w.t.Helper()
+	got := i.Got()
+	if len(got) == 0 {
+		i.w.t.Fatalf("%s got nothing", i.ID)
 	}
-	m, _, err := i.w.record.GetManifest(i.w.t.Context(), r.Data, r.DataSHA256)
-	if err != nil {
-		i.w.t.Errorf("%s: %v", i.id, err)
-	}
-	return m.DeploymentID
+	return got[len(got)-1]
 }
 
-// result encodes a processed command's answer.
 func (i *instance) result(c protocol.Command, r protocol.Request, e protocol.ResponseEntry) string {
-	e.StageNum, e.DeploymentID = r.StageNum, i.deploymentOf(r)
-	return i.encode(c, r, e)
-}
-
-func (i *instance) encode(c protocol.Command, r protocol.Request, e protocol.ResponseEntry) string {
-	data, err := protocol.NewResponse(e).Encode()
+	body, err := i.Result(c, r, e)
 	if err != nil {
 		i.w.t.Error(err)
 	}
-	stage := "all"
-	if r.StageNum != nil {
-		stage = fmt.Sprint(*r.StageNum)
+	return body
+}
+
+func (i *instance) encode(c protocol.Command, r protocol.Request, e protocol.ResponseEntry) string {
+	body, err := i.Encode(c, r, e)
+	if err != nil {
+		i.w.t.Error(err)
 	}
-	return encode(i.w.t, protocol.Result{
-		DispatcherID: c.DispatcherID, InvocationID: c.InvocationID, CommandName: c.CommandName, ListenerID: i.id,
-		Status: protocol.Success, ResultID: i.id + "/" + c.InvocationID + "/" + stage, Data: data,
-	})
+	return body
+}
+
+func (i *instance) deploymentOf(r protocol.Request) int64 {
+	m, err := i.Manifest(i.w.t.Context(), r)
+	if err != nil {
+		i.w.t.Error(err)
+	}
+	if m == nil {
+		return 0
+	}
+	return m.DeploymentID
 }
 
 func encode(t *testing.T, v any) string {
@@ -249,37 +213,22 @@ func encode(t *testing.T, v any) string {
 	return string(b)
 }
 
-func success(events ...string) protocol.ResponseEntry {
-	e := protocol.ResponseEntry{Status: protocol.Success}
-	for n, msg := range events {
-		e.Events = append(e.Events, protocol.Event{Msg: msg, Severity: protocol.Trace, Time: time.UnixMilli(1_500_000_000_000 + int64(n))})
-	}
-	return e
-}
+var (
+	success = wiretest.Success
+	failure = wiretest.Failure
+)
 
-func failure(msg string) protocol.ResponseEntry {
-	return protocol.ResponseEntry{Status: protocol.Failure, ReturnCode: 1, Msg: msg}
-}
+func dockerLike(container string) reply { return ready(wiretest.DockerLike(container)) }
 
-// dockerLike answers as the Docker platform does.
-func dockerLike(container string) reply {
-	return func(i *instance, c protocol.Command, r protocol.Request) []string {
-		e := success("Successfully built aws_beanstalk/staging-app")
-		if r.StageNum != nil && *r.StageNum == 1 {
-			e = success("Docker container " + container + " is running aws_beanstalk/current-app.")
+func failingIn(stage int, msg string) reply { return ready(wiretest.FailingIn(stage, msg)) }
+
+func ready(r wiretest.Reply) reply {
+	return func(i *instance, c protocol.Command, q protocol.Request) []string {
+		bodies, err := r(i.Instance, c, q)
+		if err != nil {
+			i.w.t.Error(err)
 		}
-		return []string{i.result(c, r, e)}
-	}
-}
-
-// failingIn answers FAILURE in one stage.
-func failingIn(stage int, msg string) reply {
-	return func(i *instance, c protocol.Command, r protocol.Request) []string {
-		e := success()
-		if r.StageNum != nil && *r.StageNum == stage {
-			e = failure(msg)
-		}
-		return []string{i.result(c, r, e)}
+		return bodies
 	}
 }
 

@@ -54,7 +54,7 @@ func TestConfigDeploy_ChangesSettingsAndKeepsTheVersion(t *testing.T) {
 	if c.Serial != report.Serial || m.VersionLabel != "v1" || m.OptionSettings[fleet.NSEnvironment]["C"] != "3" || len(m.OptionSettings[fleet.NSEnvironment]) != 2 {
 		t.Errorf("current %+v, manifest %+v", c, m)
 	}
-	if r := a.got[len(a.got)-1]; r.CommandName != protocol.CmdConfigDeploy || !r.IsLastStage || r.Data != c.Manifest {
+	if r := a.lastGot(); r.CommandName != protocol.CmdConfigDeploy || !r.IsLastStage || r.Data != c.Manifest {
 		t.Errorf("sent %+v", r)
 	}
 }
@@ -132,7 +132,7 @@ func TestSend_SendsTheCommandAsItStands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := a.got[len(a.got)-1]
+	got := a.lastGot()
 	if got.CommandName != "CMD-Whatever" || got.Data != c.Manifest || got.DataSHA256 != c.SHA256 || got.ExecutionData != `{"x":1}` ||
 		*got.StageNum != 1 || got.Timeout != 7*time.Second {
 		t.Errorf("sent %+v", got)
@@ -151,8 +151,7 @@ func TestTargets_ByQueueAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unregistered := &instance{w: w, id: "i-odd", queue: odd, answers: map[string][]string{}}
-	go unregistered.serve(t.Context(), dockerLike("bbbbbbbbbbbb"))
+	w.instanceAt("i-odd", odd, dockerLike("bbbbbbbbbbbb"))
 	f, out := w.fleet()
 	report, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1", Targets: fleet.Selection{Queues: []string{odd, odd}}})
 	if err != nil || !slices.Equal(report.Succeeded, []string{"i-odd"}) {
@@ -194,8 +193,8 @@ func TestTargets_ChosenInstancesOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(a.ran()) != 0 || !slices.Equal(b.got[0].InstanceIDs, []string{"i-b"}) {
-		t.Errorf("a ran %v, b was sent %+v", a.ran(), b.got[0])
+	if len(a.ran()) != 0 || !slices.Equal(b.Got()[0].InstanceIDs, []string{"i-b"}) {
+		t.Errorf("a ran %v, b was sent %+v", a.ran(), b.Got()[0])
 	}
 	out.mustHave(t, "WARN: Only the chosen instances run it now.")
 }

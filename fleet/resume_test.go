@@ -101,15 +101,13 @@ func TestDeploy_CanBeResumedFromAnyPoint(t *testing.T) {
 		t.Errorf("%d resumed, %d begun again: the points of interruption do not cover both", resumed, restarted)
 	}
 	for _, i := range instances {
-		i.mu.Lock()
 		seen := map[string]int{}
-		for _, r := range i.got {
+		for _, r := range i.Got() {
 			seen[r.RequestID+string(rune('0'+*r.StageNum))]++
 		}
-		i.mu.Unlock()
 		for id, n := range seen {
 			if n > 1 {
-				t.Errorf("%s ran %s %d times", i.id, id, n)
+				t.Errorf("%s ran %s %d times", i.ID, id, n)
 			}
 		}
 	}
