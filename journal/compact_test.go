@@ -27,7 +27,7 @@ func at(when time.Time, records []journal.Record) []journal.Record {
 }
 
 func TestCompact_ForgetsAfterTheWindow(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
+	path := filepath.Join(fast(t), "journal")
 	j := open(t, path, nil)
 	add(t, j, at(day.Add(-journal.Window-time.Hour), life("old"))...)
 	add(t, j, at(day.Add(-journal.Window-time.Hour), life("old, result never sent")[:6])...)
@@ -50,7 +50,7 @@ func TestCompact_ForgetsAfterTheWindow(t *testing.T) {
 }
 
 func TestCompact_DropsPayloadsNobodyNeeds(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
+	path := filepath.Join(fast(t), "journal")
 	secret := strings.Repeat("undo", 100)
 	j := open(t, path, nil)
 	for _, id := range []string{"sent", "unsent"} {
@@ -76,7 +76,7 @@ func TestCompact_DropsPayloadsNobodyNeeds(t *testing.T) {
 }
 
 func TestCompact_BoundsWhatOldResultsHold(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
+	path := filepath.Join(fast(t), "journal")
 	o := options(nil)
 	o.CompactAt, o.KeepBytes = 64<<10, 32<<10
 	j, err := journal.Open(path, o)

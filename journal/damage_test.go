@@ -29,6 +29,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// fast is a folder in memory where there is one: tests that open a journal thousands of times would else wait for the disk most of the time.
+func fast(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "journal-test")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 // write makes a journal of whole lives and returns its bytes and the offset behind each record.
 func write(t testing.TB, path string, records ...journal.Record) (data []byte, ends []int64) {
 	t.Helper()
@@ -58,7 +69,7 @@ func write(t testing.TB, path string, records ...journal.Record) (data []byte, e
 // folds returns what the commands are after each number of records.
 func folds(t testing.TB, records []journal.Record) [][]journal.Command {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "journal")
+	path := filepath.Join(fast(t), "journal")
 	j := open(t, path, nil)
 	all := [][]journal.Command{j.Commands()}
 	for _, r := range records {
@@ -77,7 +88,7 @@ func put(t testing.TB, path string, data []byte) {
 }
 
 func TestOpen_CutAtEveryByte(t *testing.T) {
-	dir := t.TempDir()
+	dir := fast(t)
 	records := append(life("one"), life("two")[:4]...)
 	data, ends := write(t, filepath.Join(dir, "journal"), records...)
 	want := folds(t, records)
@@ -116,11 +127,11 @@ func TestOpen_CutAtEveryByte(t *testing.T) {
 func TestOpen_FlipOfEveryByte(t *testing.T) {
 	records := append(life("one"), life("two")[:4]...)
 	records = append(records, life("three")...)
-	source := t.TempDir()
+	source := fast(t)
 	data, ends := write(t, filepath.Join(source, "journal"), records...)
 	want := folds(t, records)
 	last := ends[len(ends)-2]
-	dir := t.TempDir()
+	dir := fast(t)
 	path := filepath.Join(dir, "journal")
 	for n := range data {
 		bad := bytes.Clone(data)
@@ -259,7 +270,7 @@ func writeForever(path string) {
 }
 
 func TestAppend_SurvivesKill(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
+	path := filepath.Join(fast(t), "journal")
 	rounds := 12
 	if testing.Short() {
 		rounds = 3

@@ -34,8 +34,8 @@ var (
 // Defaults of Options.
 const (
 	Window           = 14 * 24 * time.Hour // the longest an SQS queue keeps a message
-	DefaultCompactAt = 8 << 20
-	DefaultKeepBytes = 4 << 20
+	DefaultCompactAt = 2 << 20
+	DefaultKeepBytes = 1 << 20
 )
 
 // Options of Open. InstanceID is required, the rest has defaults.

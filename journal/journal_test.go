@@ -217,7 +217,7 @@ func TestOpen_OtherInstanceIsSetAside(t *testing.T) {
 }
 
 func TestAppend_ConcurrentAppendsAllLast(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
+	path := filepath.Join(fast(t), "journal")
 	o := options(nil)
 	o.CompactAt = 20 << 10
 	j, err := journal.Open(path, o)

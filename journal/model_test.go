@@ -16,12 +16,12 @@ import (
 
 // TestJournal_AsItsModel drives a journal and the plainest possible model of it with the same random calls, reopening and compacting between.
 func TestJournal_AsItsModel(t *testing.T) {
+	folder := fast(t)
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "journal-model")
+		dir, err := os.MkdirTemp(folder, "model")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer os.RemoveAll(dir)
 		m := &model{path: filepath.Join(dir, "journal"), now: day, commands: map[string]*journal.Command{}}
 		m.reopen(t)
 		defer func() { _ = m.journal.Close() }()
@@ -186,7 +186,7 @@ func FuzzRead(f *testing.F) {
 	flipped[200] ^= 4
 	f.Add(flipped)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		path := filepath.Join(t.TempDir(), "journal")
+		path := filepath.Join(fast(t), "journal")
 		put(t, path, data)
 		s, err := journal.Read(path)
 		if err != nil {
