@@ -10,6 +10,7 @@ import (
 	"hostmanager/internal/layout"
 	"hostmanager/internal/unixsock"
 	"hostmanager/platform/docker"
+	"hostmanager/platform/proxy"
 )
 
 // ErrStillRunning is returned by Purge while the agent or the proxy of the root answers.
@@ -24,7 +25,7 @@ func Purge(ctx context.Context, root layout.Root, c config.Config) error {
 			return fmt.Errorf("the %s is %w; stop it first", name, ErrStillRunning)
 		}
 	}
-	p, err := docker.New(docker.Options{Root: root, Namespace: c.DockerNamespace, Log: slog.New(slog.DiscardHandler)})
+	p, err := docker.New(docker.Options{Root: root, Namespace: c.DockerNamespace, Valve: valve{proxy.NewClient(root)}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return fmt.Errorf("reach the Docker Engine: %w", err)
 	}
