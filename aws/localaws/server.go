@@ -68,10 +68,12 @@ type Server struct {
 	closing chan struct{}
 	once    sync.Once
 
-	mu   sync.Mutex // guards http, ln, done
-	http *http.Server
-	ln   net.Listener
-	done chan struct{} // closed when Serve has returned
+	mu     sync.Mutex // guards what follows, and that active grows
+	http   *http.Server
+	ln     net.Listener
+	done   chan struct{} // closed when Serve has returned
+	closed bool
+	active sync.WaitGroup // requests being answered
 }
 
 // New builds a server; Start makes it listen. It may also be used without
@@ -168,6 +170,7 @@ func (s *Server) URL() string {
 func (s *Server) Close() error {
 	s.once.Do(func() { close(s.closing) })
 	s.mu.Lock()
+	s.closed = true
 	srv, done := s.http, s.done
 	s.mu.Unlock()
 	var err error
@@ -179,8 +182,19 @@ func (s *Server) Close() error {
 		}
 		<-done
 	}
+	s.active.Wait()
 	s.sqs.wait()
 	return err
+}
+
+// enter counts a request; none is let in after Close.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.active.Add(1)
+	}
+	return !s.closed
 }
 
 // Run starts a server, tells ready its URL, and serves until ctx ends.
@@ -201,6 +215,11 @@ func Run(ctx context.Context, o Options, ready func(url string)) error {
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.enter() {
+		http.Error(w, "localaws is closed", http.StatusServiceUnavailable)
+		return
+	}
+	defer s.active.Done()
 	call, handler := Call{Request: r}, http.Handler(nil)
 	if target := r.Header.Get("X-Amz-Target"); target != "" {
 		call.Op = "SQS." + strings.TrimPrefix(target, sqsTarget)

@@ -183,7 +183,9 @@ func (c *Client) GetRangeRef(ctx context.Context, ref Ref, off, n int64) (io.Rea
 // not hold the error is ErrPrecondition (for IfMatch of an object that is not
 // there, ErrNotFound), and ErrConflict when others kept writing it at the same
 // time. S3 checks the body against a SHA-256 sent with it. When it returns
-// ErrUnavailable the object may have been written all the same.
+// ErrUnavailable the object may have been written all the same. After an answer
+// that was lost, the SDK's next try meets its own write: who must know whether
+// an ErrPrecondition is another's work reads the object.
 func (c *Client) Put(ctx context.Context, bucket, key string, body []byte, cond Condition) (string, error) {
 	put := func() (string, error) {
 		etag, err := c.put(ctx, bucket, key, body, cond)

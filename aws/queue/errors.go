@@ -34,6 +34,8 @@ var (
 	ErrUnavailable = errors.New("SQS is not available")
 	// ErrNoRegion: nothing says which region to talk to.
 	ErrNoRegion = hostaws.ErrNoRegion
+
+	errNoAnswer = errors.New("no answer came")
 )
 
 // Error is a failed operation.

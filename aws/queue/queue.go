@@ -29,6 +29,10 @@ const (
 	MaxWait = 20 * time.Second
 	// MaxBody is the largest message body, in bytes.
 	MaxBody = 1 << 20
+
+	// answerSlack is how long after its last moment a Receive gives its answer
+	// up, retries included.
+	answerSlack = 20 * time.Second
 )
 
 // Options says which SQS a Client talks to. The zero value takes everything
@@ -75,10 +79,14 @@ func New(_ context.Context, o Options) (*Client, error) {
 }
 
 // Receive takes up to limit (1 to MaxBatch) messages, waiting up to wait
-// (whole seconds, at most MaxWait) for the first. No message is no error. When
-// ctx ends while it waits, the error is ctx's.
+// (whole seconds, at most MaxWait) for the first; with wait 0 the queue's own
+// waiting time counts. No message is no error. When ctx ends while it waits,
+// the error is ctx's. When no answer comes long after it was due, as on a
+// connection that is dead without a sign, the error is ErrUnavailable.
 func (c *Client) Receive(ctx context.Context, queueURL string, limit int, wait time.Duration) ([]Message, error) {
-	out, err := c.sqs.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
+	bounded, cancel := context.WithTimeoutCause(ctx, MaxWait+answerSlack, errNoAnswer)
+	defer cancel()
+	out, err := c.sqs.ReceiveMessage(bounded, &sqs.ReceiveMessageInput{
 		QueueUrl:            &queueURL,
 		MaxNumberOfMessages: int32(min(max(limit, 1), MaxBatch)),
 		WaitTimeSeconds:     int32(min(max(wait, 0), MaxWait) / time.Second),
@@ -87,6 +95,9 @@ func (c *Client) Receive(ctx context.Context, queueURL string, limit int, wait t
 			types.MessageSystemAttributeNameSentTimestamp,
 		},
 	})
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		return nil, &Error{Op: "receive from", Queue: queueURL, Kind: ErrUnavailable, Reason: errNoAnswer}
+	}
 	if err != nil {
 		return nil, wrap("receive from", queueURL, err)
 	}

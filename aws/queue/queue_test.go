@@ -8,7 +8,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	sdk "github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"hostmanager/aws/localaws"
 	"hostmanager/aws/queue"
@@ -200,6 +204,32 @@ func TestReceive_EndsWithItsContext(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) || queue.Permanent(err) {
 		t.Errorf("receive: %v", err)
 	}
+}
+
+// deadLine takes every request and never answers.
+type deadLine struct{}
+
+func (deadLine) Do(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+func TestReceive_GivesUpOnADeadConnection(t *testing.T) {
+	environment(t)
+	synctest.Test(t, func(t *testing.T) {
+		cfg := &sdk.Config{
+			Region: "us-east-1", HTTPClient: deadLine{}, Credentials: credentials.NewStaticCredentialsProvider("k", "s", ""),
+		}
+		c, err := queue.New(t.Context(), queue.Options{Config: cfg})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		_, err = c.Receive(t.Context(), "https://sqs.us-east-1.amazonaws.com/1/q", 1, queue.MaxWait)
+		if took := time.Since(began); !errors.Is(err, queue.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || took > time.Minute {
+			t.Errorf("%v after %s", err, took)
+		}
+	})
 }
 
 func TestReceive_DeliversADuplicateAsAnyOther(t *testing.T) {
