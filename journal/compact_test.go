@@ -51,7 +51,7 @@ func TestCompact_ForgetsAfterTheWindow(t *testing.T) {
 
 func TestCompact_DropsPayloadsNobodyNeeds(t *testing.T) {
 	path := filepath.Join(fast(t), "journal")
-	secret := strings.Repeat("undo", 100)
+	secret := strings.Repeat("undo", 20000)
 	j := open(t, path, nil)
 	for _, id := range []string{"sent", "unsent"} {
 		records := life(id)

@@ -36,6 +36,9 @@ const (
 	Window           = 14 * 24 * time.Hour // the longest an SQS queue keeps a message
 	DefaultCompactAt = 2 << 20
 	DefaultKeepBytes = 1 << 20
+
+	// compactFloor is the file size from which Open compacts: rewriting less gains nothing and makes every start wait for the disk.
+	compactFloor = 64 << 10
 )
 
 // Options of Open. InstanceID is required, the rest has defaults.
@@ -154,7 +157,7 @@ func (j *Journal) open() error {
 	if err := j.adopt(f, l); err != nil {
 		return err
 	}
-	if plan := makePlan(j.state, j.opts, j.opts.Now()); plan.saves || j.size >= j.compactAt {
+	if plan := makePlan(j.state, j.opts, j.opts.Now()); plan.saves && j.size >= compactFloor || j.size >= j.compactAt {
 		j.compactNow(plan)
 	}
 	return j.broken
