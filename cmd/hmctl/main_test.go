@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"hostmanager/aws/localaws"
+	"hostmanager/aws/objects"
+	"hostmanager/aws/queue"
+	"hostmanager/fleet/record"
+	"hostmanager/fleet/wiretest"
+	"hostmanager/internal/cli"
+	"hostmanager/protocol"
+)
+
+func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"hmctl": main}) }
+
+func TestVerbs_HaveHelpInTheHouseForm(t *testing.T) {
+	verbs := cli.Verbs(newRoot())
+	if len(verbs) < 13 {
+		t.Errorf("only %d verbs", len(verbs))
+	}
+	for _, v := range verbs {
+		if err := cli.CheckVerb(v); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestScripts runs the built command line against a local SQS and S3 of each script's own. "instance ID MODE..." adds an instance that speaks the
+// wire: ok, fail-build, fail-flip, silent.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup:               setup,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"instance":  addInstance,
+			"status":    checkStatus,
+			"awaitsent": awaitSent,
+		},
+	})
+}
+
+type roomKey struct{}
+
+// room is what a script's instances run in.
+type room struct {
+	queues *queue.Client
+	store  *objects.Client
+	ctx    context.Context
+	wg     *sync.WaitGroup
+	sent   map[string]chan struct{} // by instance: has something when a command arrived
+}
+
+func setup(env *testscript.Env) error {
+	server, err := localaws.New(localaws.Options{})
+	if err != nil {
+		return err
+	}
+	if err := server.Start(); err != nil {
+		return err
+	}
+	for _, kv := range []string{"AWS_ACCESS_KEY_ID=local", "AWS_SECRET_ACCESS_KEY=local"} {
+		name, value, _ := strings.Cut(kv, "=")
+		if err := os.Setenv(name, value); err != nil { // for the clients of this process
+			return err
+		}
+		env.Setenv(name, value)
+	}
+	env.Setenv("AWS_ENDPOINT_URL", server.URL())
+	env.Setenv("AWS_REGION", localaws.DefaultRegion)
+	env.Setenv("HMCTL_ENVIRONMENT", "e-script")
+	env.Setenv("HMCTL_BUCKET", "bucket")
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &room{ctx: ctx, wg: &sync.WaitGroup{}, sent: map[string]chan struct{}{}}
+	env.Defer(func() { cancel(); r.wg.Wait(); _ = server.Close() })
+	if r.queues, err = queue.New(ctx, queue.Options{Region: localaws.DefaultRegion, Endpoint: server.URL()}); err != nil {
+		return err
+	}
+	if r.store, err = objects.New(ctx, objects.Options{Region: localaws.DefaultRegion, Endpoint: server.URL()}); err != nil {
+		return err
+	}
+	env.Values[roomKey{}] = r
+	return r.store.CreateBucket(ctx, "bucket")
+}
+
+func addInstance(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: instance ID ok|fail-build|fail-flip|silent")
+	}
+	r, ok := ts.Value(roomKey{}).(*room)
+	if !ok {
+		ts.Fatalf("no room")
+	}
+	reply, ok := map[string]wiretest.Reply{
+		"ok": wiretest.DockerLike("0123456789ab"), "fail-build": wiretest.FailingIn(0, "Failed to build Docker image"),
+		"fail-flip": wiretest.FailingIn(1, "health gate closed"),
+		"silent":    func(*wiretest.Instance, protocol.Command, protocol.Request) ([]string, error) { return nil, nil },
+	}[args[1]]
+	if !ok {
+		ts.Fatalf("unknown mode %s", args[1])
+	}
+	sent := make(chan struct{}, 100)
+	r.sent[args[0]] = sent
+	rec, err := record.Open(r.store, "bucket", "e-script")
+	ts.Check(err)
+	i, err := wiretest.New(r.ctx, wiretest.Options{ID: args[0], Record: rec, Queues: r.queues,
+		Reply: func(i *wiretest.Instance, c protocol.Command, q protocol.Request) ([]string, error) {
+			sent <- struct{}{}
+			return reply(i, c, q)
+		}})
+	ts.Check(err)
+	r.wg.Go(func() { i.Serve(r.ctx) })
+}
+
+// awaitSent waits until a command arrived at an instance.
+func awaitSent(ts *testscript.TestScript, _ bool, args []string) {
+	r, ok := ts.Value(roomKey{}).(*room)
+	if !ok || len(args) != 1 {
+		ts.Fatalf("usage: awaitsent ID")
+	}
+	<-r.sent[args[0]]
+}
+
+// checkStatus runs hmctl and holds it to an exit status: status N VERB ARGS...
+func checkStatus(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("hmctl", args[1:]...)
+	got := 0
+	if err != nil {
+		if _, err := fmt.Sscanf(err.Error(), "exit status %d", &got); err != nil {
+			ts.Fatalf("hmctl did not exit: %v", err)
+		}
+	}
+	if got != want {
+		ts.Fatalf("hmctl %s ended with status %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+func TestFolderOf_IsTheFolderWhoseCommitCounts(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "x.zip")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if folderOf(dir) != dir || folderOf(file) != dir {
+		t.Errorf("got %s and %s", folderOf(dir), folderOf(file))
+	}
+}
+
+func TestAge_IsInWholeSeconds(t *testing.T) {
+	at := time.Now()
+	if got := age(at, at.Add(-1500*time.Millisecond)); got != 2*time.Second {
+		t.Errorf("got %s", got)
+	}
+}
