@@ -33,6 +33,7 @@ type tree struct {
 	archive int64 // size of the archive, for the ratio
 	written atomic.Int64
 	files   atomic.Int64
+	synced  time.Duration // what the sync took
 }
 
 func newTree(dest string, archive int64, limits Limits) (*tree, error) {
@@ -202,9 +203,11 @@ func (t *tree) finish() error {
 	if err := t.lock.Chmod(0o755); err != nil {
 		return fmt.Errorf("set mode of tree: %w", err)
 	}
+	begin := time.Now()
 	if err := unix.Syncfs(int(t.lock.Fd())); err != nil {
 		return fmt.Errorf("write tree to disk: %w", diskFull(err, t.dest))
 	}
+	t.synced = time.Since(begin)
 	err := unix.Renameat2(unix.AT_FDCWD, t.temp, unix.AT_FDCWD, t.dest, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // a file system without the flag
 		err = os.Rename(t.temp, t.dest)
@@ -231,10 +234,8 @@ func (t *tree) settleFolders() error {
 	for i := len(t.dirs) - 1; i >= 0; i-- {
 		d := t.dirs[i]
 		name := filepath.FromSlash(d.path)
-		if mode := d.mode.Perm() | 0o700; mode != 0o755 {
-			if err := t.root.Chmod(name, mode); err != nil {
-				return fmt.Errorf("set mode of folder %q: %w", d.path, err)
-			}
+		if err := t.root.Chmod(name, d.mode.Perm()|0o700); err != nil { // always: the umask had its say before
+			return fmt.Errorf("set mode of folder %q: %w", d.path, err)
 		}
 		if d.mtime.IsZero() {
 			continue

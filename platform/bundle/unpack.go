@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
@@ -21,11 +22,12 @@ import (
 // Stats tells what Unpack made.
 type Stats struct {
 	Kind    Kind
-	Files   int   // hard links included
-	Folders int   // also those that were only implied by a path
-	Links   int   // symbolic links
-	Bytes   int64 // content of the files
-	Archive int64 // size of the archive
+	Files   int           // hard links included
+	Folders int           // also those that were only implied by a path
+	Links   int           // symbolic links
+	Bytes   int64         // content of the files
+	Archive int64         // size of the archive
+	Sync    time.Duration // what writing all of it to the disk took in the end
 }
 
 // Unpack makes the tree of an archive at dest, which must not exist yet; its parent folder is made where missing. A zip, tar or tar.gz is unpacked,
@@ -59,6 +61,7 @@ func Unpack(ctx context.Context, archive, dest string, limits Limits) (Stats, er
 	}
 	return Stats{
 		Kind: kind, Files: int(t.files.Load()), Folders: len(t.dirs), Links: len(t.links), Bytes: t.written.Load(), Archive: size,
+		Sync: t.synced,
 	}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -163,6 +164,19 @@ func TestUnpack_MakesTheTree(t *testing.T) {
 				t.Fatalf("left behind: %v", left)
 			}
 		})
+	}
+}
+
+func TestUnpack_DoesNotCareForTheUmask(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	dest, _, err := unpack(t, zipBytes(t, zipFile("a/b/c", "1"), zipMode("a/run", "2", 0o755)), bundle.Limits{})
+	must(t, err)
+	for p, want := range map[string]fs.FileMode{".": 0o755, "a": 0o755, "a/b": 0o755, "a/b/c": 0o644, "a/run": 0o755} {
+		fi, err := os.Stat(filepath.Join(dest, p))
+		must(t, err)
+		if fi.Mode().Perm() != want {
+			t.Errorf("%s is %v, want %v", p, fi.Mode().Perm(), want)
+		}
 	}
 }
 

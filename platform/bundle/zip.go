@@ -221,18 +221,20 @@ func (t *tree) zipTarget(zf *zip.File) (string, error) {
 	return string(target), t.checkTarget(zf.Name, string(target))
 }
 
-// extract inflates on every core; a goroutine takes the next member when it is done with one.
+// extract inflates on every core; a goroutine takes the next members when it is done with some.
 func (t *tree) extract(ctx context.Context, members []member) error {
-	next := make(chan member)
+	next := make(chan []member)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(next)
-		for _, m := range members {
+		for rest := members; len(rest) > 0; {
+			n := batch(rest)
 			select {
-			case next <- m:
+			case next <- rest[:n]:
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
+			rest = rest[n:]
 		}
 		return nil
 	})
@@ -240,15 +242,30 @@ func (t *tree) extract(ctx context.Context, members []member) error {
 		g.Go(func() error {
 			w := newWriter(t)
 			defer w.close()
-			for m := range next {
-				if err := extractOne(ctx, w, m); err != nil {
-					return err
+			for some := range next {
+				for _, m := range some {
+					if err := extractOne(ctx, w, m); err != nil {
+						return err
+					}
 				}
 			}
 			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// batch says how many members a goroutine takes at a time: neighbours, so that two of them seldom make files in one folder, which the kernel
+// allows one at a time, yet few enough that none is left alone with the work at the end.
+func batch(members []member) int {
+	const most, mostBytes = 64, 4 << 20
+	var size int64
+	for i, m := range members {
+		if size += m.size; i+1 == most || size >= mostBytes {
+			return i + 1
+		}
+	}
+	return len(members)
 }
 
 func extractOne(ctx context.Context, w *writer, m member) error {
