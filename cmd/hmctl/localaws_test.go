@@ -21,7 +21,7 @@ func TestLocalaws_ServesUntilInterrupted(t *testing.T) {
 	r, w := io.Pipe()
 	status := make(chan int, 1)
 	go func() {
-		status <- cli.Run(ctx, newRoot(), []string{"localaws", "--addr", "127.0.0.1:0", "--bucket", "b", "--json"}, cli.Streams{Out: w, Err: io.Discard})
+		status <- cli.Run(ctx, newRoot(), []string{"localaws", "--addr", "127.0.0.1:0", "--bucket", "bucket", "--json"}, cli.Streams{Out: w, Err: io.Discard})
 		_ = w.Close()
 	}()
 	line, err := bufio.NewReader(r).ReadBytes('\n')
@@ -29,14 +29,14 @@ func TestLocalaws_ServesUntilInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ready struct{ Type, Endpoint, Bucket string }
-	if err := json.Unmarshal(line, &ready); err != nil || ready.Type != "ready" || ready.Bucket != "b" {
+	if err := json.Unmarshal(line, &ready); err != nil || ready.Type != "ready" || ready.Bucket != "bucket" {
 		t.Fatalf("printed %s: %v", line, err)
 	}
 	c, err := objects.New(ctx, objects.Options{Region: localaws.DefaultRegion, Endpoint: ready.Endpoint})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Put(ctx, "b", "k", []byte("x"), objects.Condition{IfNoneMatch: true}); err != nil {
+	if _, err := c.Put(ctx, "bucket", "k", []byte("x"), objects.Condition{IfNoneMatch: true}); err != nil {
 		t.Error(err)
 	}
 	cancel()
