@@ -39,7 +39,7 @@ func newProxyCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return runProxy(c, f) },
 	}
-	c.Flags().StringVar(&f.root, "root", "/", "folder all paths live under")
+	addRoot(c, &f.root)
 	c.Flags().StringVar(&f.config, "config", "", "configuration file (default ROOT/etc/hostmanager/hostmanager.yaml)")
 	c.Flags().StringVar(&f.listen, "listen", "", "address for clients (default from the configuration: "+proxy.DefaultListen+"); a socket from systemd goes before it")
 	c.Flags().DurationVar(&f.responseTimeout, "response-timeout", proxy.DefaultResponseTimeout, "how long the application may take to begin its answer")

@@ -43,6 +43,7 @@ type exchange struct {
 	c       *upstreamConn
 	up      *upload
 	upgrade string
+	repeat  bool // the request may be sent again if no byte of an answer came
 	started bool // a final response header was given to w
 	tunnel  bool // the client's connection is no longer net/http's
 }
@@ -56,9 +57,9 @@ func (x *exchange) run() error {
 	} else {
 		x.upgrade = upgradeOf(x.r.Header)
 	}
-	repeatable := x.r.ContentLength == 0 && idempotent(x.r.Method)
+	x.repeat = x.r.ContentLength == 0 && idempotent(x.r.Method)
 	for fresh := false; ; fresh = true {
-		err := x.connect(repeatable, fresh)
+		err := x.connect(fresh)
 		if err != nil {
 			return x.because(err)
 		}
@@ -66,7 +67,7 @@ func (x *exchange) run() error {
 		if err == nil {
 			return nil
 		}
-		again := x.c.used && x.up == nil && (errors.Is(err, errNotSent) || (repeatable && errors.Is(err, errStale)))
+		again := x.c.used && x.up == nil && (errors.Is(err, errNotSent) || (x.repeat && errors.Is(err, errStale)))
 		if x.c.used && (errors.Is(err, errStale) || errors.Is(err, errNotSent)) {
 			x.flight.target.backend.died()
 		}
@@ -88,11 +89,11 @@ func (x *exchange) because(err error) error {
 	return err
 }
 
-func (x *exchange) connect(repeatable, fresh bool) error {
+func (x *exchange) connect(fresh bool) error {
 	b := x.flight.target.backend
 	x.c = nil
 	if !fresh {
-		x.c = b.take(repeatable)
+		x.c = b.take(x.repeat)
 	}
 	if x.c == nil {
 		c, err := b.dial(x.r.Context())
@@ -192,7 +193,7 @@ func (x *exchange) readResponse() (*http.Response, error) {
 		switch {
 		case resp.StatusCode < 100:
 			return nil, fmt.Errorf("%w: status %d", errBadResponse, resp.StatusCode)
-		case resp.StatusCode == http.StatusRequestTimeout && c.used && resp.Close && x.up == nil:
+		case resp.StatusCode == http.StatusRequestTimeout && c.used && resp.Close && x.repeat:
 			// Some servers say this on an idle connection while they close it.
 			return nil, errStale
 		case resp.StatusCode == http.StatusSwitchingProtocols, resp.StatusCode >= 200:
