@@ -97,6 +97,7 @@ type Agent struct {
 	registrar *registrar
 
 	drain     chan struct{} // closed by Drain
+	worked    chan struct{} // a command began or ended
 	drainOnce sync.Once
 	pulse     atomic.Int64 // unix nanoseconds of the last pass of the intake loop
 	started   time.Time
@@ -121,7 +122,7 @@ type current struct {
 func New(p Parts) *Agent {
 	a := &Agent{
 		Parts: p, log: p.Logs.Structured, base: context.Background(),
-		exclusive: newLane(1), shared: newLane(p.Config.SharedCommands), drain: make(chan struct{}),
+		exclusive: newLane(1), shared: newLane(p.Config.SharedCommands), drain: make(chan struct{}), worked: make(chan struct{}, 1),
 		queueURL: p.Config.CommandQueueURL, started: p.Now(),
 	}
 	a.outbox = newOutbox(a)
@@ -152,7 +153,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	intake.Go(func() { a.intake(intakeCtx) })
 	lanes.Go(func() { a.exclusive.run(ctx) })
 	lanes.Go(func() { a.shared.run(ctx) })
-	for _, loop := range []func(context.Context){a.outbox.run, a.registrar.run, a.follow, a.alive, a.watchdog, control.serve} {
+	for _, loop := range []func(context.Context){a.outbox.run, a.registrar.run, a.follow, a.alive, a.watchdog, a.rest, control.serve} {
 		rest.Go(func() { loop(restCtx) })
 	}
 	select {

@@ -49,6 +49,10 @@ func (a *Agent) setCurrent(c *current) {
 	a.current = c
 	a.mu.Unlock()
 	a.registrar.poke()
+	select {
+	case a.worked <- struct{}{}:
+	default:
+	}
 }
 
 // previous finds the exclusive command that ran last before this one: what the order of stages is judged by, also after a restart. A command that

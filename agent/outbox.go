@@ -190,20 +190,30 @@ func (o *outbox) put(identity string) {
 	hurry, ctx := make(chan struct{}, 1), o.ctx
 	o.pending[identity] = hurry
 	o.wg.Go(func() {
-		defer o.forget(identity)
-		o.deliver(ctx, identity, hurry)
+		for done := false; !done; done = o.forget(ctx, identity, hurry) {
+			o.deliver(ctx, identity, hurry)
+		}
 	})
 }
 
 // again sends a result once more.
 func (o *outbox) again(identity string) { o.put(identity) }
 
-func (o *outbox) forget(identity string) {
+// forget ends a delivery, unless the result was asked for once more while the sending was under way.
+func (o *outbox) forget(ctx context.Context, identity string, hurry <-chan struct{}) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	select {
+	case <-hurry:
+		if ctx.Err() == nil {
+			return false
+		}
+	default:
+	}
 	delete(o.pending, identity)
 	close(o.changed)
 	o.changed = make(chan struct{})
+	return true
 }
 
 func (o *outbox) waiting() int {
