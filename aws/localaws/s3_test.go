@@ -471,8 +471,13 @@ func TestS3_RefusesWhatItDoesNotDo(t *testing.T) {
 	s := bucketed(t, localaws.Options{})
 	put(t, s, "/bucket/k", "precious")
 	for _, tc := range []struct{ method, path string }{
-		{"PUT", "/bucket?lifecycle"}, {"PUT", "/bucket?policy"}, {"PUT", "/bucket/k?acl"}, {"PUT", "/bucket/k?retention"},
-		{"POST", "/bucket/k?restore"}, {"DELETE", "/bucket?cors"}, {"PUT", "/bucket?tagging"},
+		{"PUT", "/bucket?lifecycle"},
+		{"PUT", "/bucket?policy"},
+		{"PUT", "/bucket/k?acl"},
+		{"PUT", "/bucket/k?retention"},
+		{"POST", "/bucket/k?restore"},
+		{"DELETE", "/bucket?cors"},
+		{"PUT", "/bucket?tagging"},
 	} {
 		r, body := s3(t, s, tc.method, tc.path, strings.NewReader("<x/>"), nil)
 		status(t, tc.method+" "+tc.path, r, body, 501, "NotImplemented")

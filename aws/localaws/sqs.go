@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -87,6 +88,9 @@ func newSQS(clock Clock, region string, inFlightLimit int, closing <-chan struct
 func decoded[In, Out any](do func(*caller, *In) (Out, error)) operation {
 	return func(c *caller, body []byte) (any, error) {
 		in := new(In)
+		if !utf8.Valid(body) {
+			return nil, errSerialization(errors.New("the request is not UTF-8"))
+		}
 		if len(body) > 0 {
 			if err := json.Unmarshal(body, in); err != nil {
 				return nil, errSerialization(err)

@@ -288,8 +288,10 @@ func TestBatches_FailEntryByEntry(t *testing.T) {
 	c, _ := frozen(t)
 	url := c.queue("q", nil)
 	out := c.do("SendMessageBatch", in{"QueueUrl": url, "Entries": []in{
-		{"Id": "good", "MessageBody": "1"}, {"Id": "late", "MessageBody": "2", "DelaySeconds": 901},
-		{"Id": "bad", "MessageBody": "\x01"}, {"Id": "fine", "MessageBody": "3"},
+		{"Id": "good", "MessageBody": "1"},
+		{"Id": "late", "MessageBody": "2", "DelaySeconds": 901},
+		{"Id": "bad", "MessageBody": "\x01"},
+		{"Id": "fine", "MessageBody": "3"},
 	}}).ok()
 	if ids(out, "Successful") != "fine good" || ids(out, "Failed") != "bad late" {
 		t.Fatalf("send: %v", out)
@@ -409,7 +411,7 @@ func TestProtocol_RefusesWhatIsNotARequest(t *testing.T) {
 	c, _ := frozen(t)
 	c.do("NoSuchThing", in{}).refused("UnknownOperationException", "")
 	for name, body := range map[string]string{
-		"broken JSON": `{"QueueName":`, "wrong type": `{"QueueName":7}`, "no object": `[]`,
+		"broken JSON": `{"QueueName":`, "wrong type": `{"QueueName":7}`, "no object": `[]`, "no UTF-8": "{\"QueueName\":\"\xff\"}",
 		"text for a number": `{"QueueUrl":"x","VisibilityTimeout":"30"}`,
 	} {
 		op := "CreateQueue"

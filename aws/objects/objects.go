@@ -196,7 +196,12 @@ func (c *Client) Put(ctx context.Context, bucket, key string, body []byte, cond 
 	}
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval = 20 * time.Millisecond
-	return backoff.Retry(ctx, put, backoff.WithBackOff(wait), backoff.WithMaxTries(conflictRetries))
+	etag, err := backoff.Retry(ctx, put, backoff.WithBackOff(wait), backoff.WithMaxTries(conflictRetries))
+	var judged *Error
+	if err != nil && !errors.As(err, &judged) {
+		err = wrap("put", bucket, key, err) // ctx ended between two tries
+	}
+	return etag, err
 }
 
 func (c *Client) put(ctx context.Context, bucket, key string, body []byte, cond Condition) (string, error) {

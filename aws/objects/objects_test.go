@@ -2,6 +2,7 @@ package objects_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -164,6 +165,20 @@ func TestPut_GivesUpOnEndlessConflict(t *testing.T) {
 	_, c := serve(t, localaws.Fault{Op: "S3.PutObject", Status: 409, Code: "ConditionalRequestConflict"})
 	_, err := c.Put(t.Context(), "bucket", "k", []byte("x"), objects.Condition{IfNoneMatch: true})
 	if !errors.Is(err, objects.ErrConflict) || objects.Permanent(err) {
+		t.Errorf("put: %v", err)
+	}
+}
+
+func TestPut_EndsWithItsContextBetweenTwoTries(t *testing.T) {
+	environment(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	_, c := serve(t, localaws.Fault{Op: "S3.PutObject", Status: 409, Code: "ConditionalRequestConflict", When: func(localaws.Call) bool {
+		cancel()
+		return true
+	}})
+	_, err := c.Put(ctx, "bucket", "k", []byte("x"), objects.Condition{IfNoneMatch: true})
+	var e *objects.Error
+	if !errors.Is(err, context.Canceled) || !errors.As(err, &e) || objects.Permanent(err) {
 		t.Errorf("put: %v", err)
 	}
 }
