@@ -22,6 +22,9 @@ import (
 // cleanDir is appdeploy/pre/00clean_dir: what a failed deployment left as evidence has had its time, and so has what else is not needed to
 // serve or to go back. It makes the folder for the container's output.
 func (p *Platform) cleanDir(ctx context.Context, c *hooks.Call) error {
+	if err := p.Wait(ctx); err != nil {
+		return err
+	}
 	if err := p.makeLogFolder(); err != nil {
 		return err
 	}
@@ -35,18 +38,14 @@ func (p *Platform) cleanDir(ctx context.Context, c *hooks.Call) error {
 	return p.clean(ctx, []string{this})
 }
 
-// cleanImages is post/00_clean_imgs: as in the original, what cannot be cleaned fails no deployment.
-func (p *Platform) cleanImages(ctx context.Context, c *hooks.Call) error {
+// cleanImages is post/00_clean_imgs: as in the original, what cannot be cleaned fails no deployment, and no deployment waits for it.
+func (p *Platform) cleanImages(context.Context, *hooks.Call) error {
 	staged, err := releaseName(p.root.Staging())
-	if err == nil {
-		err = p.clean(ctx, []string{staged})
+	if err != nil {
+		return fmt.Errorf("read link to staged application: %w", err)
 	}
-	if err != nil && ctx.Err() == nil {
-		c.Log.Warn("cleaning incomplete", "error", err)
-		fmt.Fprintln(c.Output, "cleaning incomplete:", err)
-		return nil
-	}
-	return err
+	p.later("clean", func(ctx context.Context) error { return p.clean(ctx, []string{staged}) })
+	return nil
 }
 
 // makeLogFolder makes the folder that a container may be given as its own: its user is unknown, so everybody may write there, but nobody may
@@ -187,6 +186,9 @@ func (p *Platform) cleanReleases(k kept) error {
 
 // Purge removes everything of the namespace from the Engine: containers, images, network. It is for taking an instance apart, not for its life.
 func (p *Platform) Purge(ctx context.Context) error {
+	if err := p.Wait(ctx); err != nil {
+		return err
+	}
 	var errs []error
 	containers, err := p.cli.ContainerList(ctx, container.ListOptions{All: true, Filters: p.names.ours()})
 	errs = append(errs, err)

@@ -8,6 +8,8 @@
 //     memory, so that a script may stand between any two of them and a crash at any point can be unwound.
 //   - Everything it creates carries the label hostmanager=<namespace or "default">, and nothing without that label is ever changed or removed.
 //   - Until the valve is switched nothing that serves is touched; after it, everything needed to go back is kept until the command is done.
+//   - What a command has no need to wait for (stopping the container that served before, cleaning) goes on in the background after its hooks
+//     returned. Nothing depends on it: the next command waits for it, an undo too, and after a crash Recover does it again.
 //   - At most one exclusive command runs its hooks at a time; Status, Follow and Probe may run beside it.
 package docker
 
@@ -19,6 +21,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"regexp"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/docker/docker/client"
@@ -69,6 +73,12 @@ type Platform struct {
 	valve Valve
 	log   *slog.Logger
 	pool  netip.Prefix
+
+	life  context.Context // of the background work
+	end   context.CancelFunc
+	mu    sync.Mutex
+	tasks []<-chan struct{} // of the background work, closed when done
+
 	// fault, where a test sets it, is asked at every named point between two effects; an error from it stands for a crash there.
 	fault func(point string) error
 }
@@ -104,14 +114,63 @@ func New(o Options) (*Platform, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Platform{
+	p := &Platform{
 		root: o.Root, names: newNames(o.Namespace), cli: cli, valve: o.Valve, log: o.Log, pool: pool.Masked(),
 		fault: func(string) error { return nil },
-	}, nil
+	}
+	p.life, p.end = context.WithCancel(context.Background())
+	return p, nil
 }
 
-// Close frees the connections to the Engine.
-func (p *Platform) Close() error { return p.cli.Close() }
+// Wait returns when the background work of finished commands is done, at the latest after a container's time to stop, or with the cause of ctx.
+func (p *Platform) Wait(ctx context.Context) error {
+	p.mu.Lock()
+	tasks := slices.Clone(p.tasks)
+	p.mu.Unlock()
+	for _, done := range tasks {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// Close gives up the background work, which Recover will do again, and frees the connections to the Engine.
+func (p *Platform) Close() error {
+	p.end()
+	return errors.Join(p.Wait(context.Background()), p.cli.Close())
+}
+
+// later does in the background what no command needs to wait for. Failures are for the log: Recover and the next command do it again.
+func (p *Platform) later(what string, do func(context.Context) error) {
+	done := make(chan struct{})
+	p.mu.Lock()
+	p.tasks = slices.DeleteFunc(p.tasks, isClosed)
+	p.tasks = append(p.tasks, done)
+	p.mu.Unlock()
+	go func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(p.life, backgroundLimit)
+		defer cancel()
+		if err := do(ctx); err != nil && p.life.Err() == nil {
+			p.log.Warn("background work incomplete", "what", what, "error", err)
+		}
+	}()
+}
+
+func isClosed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// backgroundLimit is more than any container may take to stop by default.
+const backgroundLimit = 5 * time.Minute
 
 // Failure is why a step ended, with what an operator needs to see: the sentence, what the failing program said last, and its exit code.
 type Failure struct {

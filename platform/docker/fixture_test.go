@@ -209,6 +209,7 @@ func (f *fixture) mustDeploy(version string, env map[string]string, options ...[
 	if err := f.deploy(dockertest.BuildHello(f.t, version), env, options...); err != nil {
 		f.t.Fatalf("deploy %s: %v\n%s", version, err, f.said())
 	}
+	_ = f.platform.Wait(f.t.Context())
 }
 
 func (f *fixture) said() string {

@@ -27,7 +27,8 @@ type flipState struct {
 	OldPort      string         `json:"old_port,omitempty"`
 	OldLink      string         `json:"old_link,omitempty"`
 	OldLastGood  string         `json:"old_last_good,omitempty"`
-	OldTarget    Target         `json:"old_target"` // zero where the valve had none
+	OldTarget    Target         `json:"old_target"`         // zero where the valve had none
+	Retiring     bool           `json:"retiring,omitempty"` // the old container may have been told to stop
 	DrainTimeout time.Duration  `json:"drain_timeout_ns"`
 	Check        settings.Check `json:"check"`
 }
@@ -191,7 +192,8 @@ func (p *Platform) persistFlip(ctx context.Context, st flipState, next instance)
 	return nil
 }
 
-// retire drains and stops the container that served, and forgets the staging names.
+// retire drains the container that served, has it stopped, and forgets the staging names. Nothing goes to the old container any more, so nobody
+// waits for it to stop.
 func (p *Platform) retire(ctx context.Context, c *hooks.Call, st flipState) error {
 	if st.Old != "" && st.OldTarget.Addr != "" {
 		if err := p.valve.Drain(ctx, st.OldTarget.Addr, st.DrainTimeout); err != nil {
@@ -204,20 +206,33 @@ func (p *Platform) retire(ctx context.Context, c *hooks.Call, st flipState) erro
 	if err := p.fault("flip.drained"); err != nil {
 		return err
 	}
-	if _, ok, err := p.find(ctx, st.Old); err != nil && !errors.Is(err, errNotOurs) {
-		return err
-	} else if ok {
-		if err := p.cli.ContainerStop(ctx, st.Old, container.StopOptions{}); err != nil {
-			return fmt.Errorf("stop old container: %w", err)
-		}
+	st.Retiring = true
+	if err := c.Save(st); err != nil {
+		return fmt.Errorf("journal flip: %w", err)
 	}
-	if err := p.fault("flip.stopped"); err != nil {
+	p.later("stop old container", func(ctx context.Context) error { return p.stop(ctx, st.Old) })
+	if err := p.fault("flip.stopping"); err != nil {
 		return err
 	}
 	if err := p.untag(ctx, p.names.staging()); err != nil {
 		return err
 	}
 	return errors.Join(writeState(p.root.StagingContainerID(), ""), writeState(p.root.StagingImageID(), ""))
+}
+
+// stop stops a container of ours, if there is one of that id. One that is being stopped already is waited for.
+func (p *Platform) stop(ctx context.Context, id string) error {
+	in, ok, err := p.find(ctx, id)
+	if errors.Is(err, errNotOurs) || err == nil && !ok {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.cli.ContainerStop(ctx, in.id, container.StopOptions{}); err != nil {
+		return fmt.Errorf("stop container %s: %w", shortID(in.id), err)
+	}
+	return nil
 }
 
 // untag takes a name from an image. The image stays: the container made from it holds it.
@@ -232,6 +247,9 @@ func (p *Platform) untag(ctx context.Context, ref string) error {
 func (p *Platform) undoFlip(ctx context.Context, c *hooks.Call) error {
 	if len(c.Saved) == 0 {
 		return nil // nothing was done yet
+	}
+	if err := p.Wait(ctx); err != nil {
+		return err
 	}
 	var st flipState
 	if err := json.Unmarshal(c.Saved, &st); err != nil {
@@ -278,8 +296,12 @@ func (p *Platform) reviveOld(ctx context.Context, st flipState) error {
 	if !ok {
 		return fmt.Errorf("container %s, which served before, is gone: the new one keeps serving", st.Old)
 	}
-	if old.running {
+	if old.running && !st.Retiring {
 		return nil
+	}
+	// It may be about to stop, told so by a process that is no more: only a stopped container can be started for certain.
+	if err := p.stop(ctx, old.id); err != nil {
+		return err
 	}
 	if err := p.cli.ContainerStart(ctx, old.id, container.StartOptions{}); err != nil {
 		return fmt.Errorf("start container %s, which served before: %w", shortID(old.id), err)

@@ -146,7 +146,7 @@ func TestConfigDeploy_BeforeAnyDeploymentSaysSo(t *testing.T) {
 // points are all that a process can be killed at.
 var points = []string{
 	"run.planned", "run.created", "run.started", "flip.saved", "flip.swapped",
-	"flip.written.0", "flip.written.1", "flip.linked", "flip.persisted", "flip.drained", "flip.stopped",
+	"flip.written.0", "flip.written.1", "flip.linked", "flip.persisted", "flip.drained", "flip.stopping",
 }
 
 var errKilled = errors.New("killed here")
@@ -163,7 +163,7 @@ func TestUndo_RestoresWhateverThePointOfTheCrash(t *testing.T) {
 	for _, point := range []string{"undo.revived", "undo.swapped"} {
 		t.Run("twice/"+point, func(t *testing.T) {
 			t.Parallel()
-			crashAndUndo(t, "deploy", "flip.stopped", point)
+			crashAndUndo(t, "deploy", "flip.stopping", point)
 		})
 	}
 }
@@ -205,6 +205,7 @@ func crashAndUndo(t *testing.T, kind, point, undoPoint string) {
 	if err := last.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	_ = last.Wait(t.Context())
 	if diff := cmp.Diff(before, f.snapshot()); diff != "" {
 		t.Errorf("state (-before +after):\n%s", diff)
 	}
@@ -234,6 +235,7 @@ type snapshot struct {
 
 func (f *fixture) snapshot() snapshot {
 	f.t.Helper()
+	_ = f.platform.Wait(f.t.Context())
 	s := snapshot{
 		Current: f.state(f.root.CurrentContainerID()), CurrentImage: f.state(f.root.CurrentImageID()), Port: f.state(f.root.ContainerPort()),
 		LastGood: f.state(filepath.Join(f.root.EtcBeanstalk(), ".aws_beanstalk.last-good-container-id")), Target: f.valve.addr(f.t),
@@ -261,7 +263,7 @@ func TestUndo_LosesNoRequest(t *testing.T) {
 	c := f.command("CMD-AppDeploy")
 	c.configure(nil)
 	c.unpack(dockertest.BuildHello(t, "2"))
-	f.platform.SetFault(killAt("flip.stopped"))
+	f.platform.SetFault(killAt("flip.stopping"))
 	if err := c.run(t.Context(), f.platform, deployDirs...); !errors.Is(err, errKilled) {
 		t.Errorf("run: %v", err)
 	}

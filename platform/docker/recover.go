@@ -16,7 +16,10 @@ import (
 // the proxy leads to it, leavings are gone. What was staged for a second stage that may still come stays. It can be called at any time when no
 // exclusive command runs, and again.
 func (p *Platform) Recover(ctx context.Context) error {
-	err := p.recoverCurrent(ctx)
+	if err := p.Wait(ctx); err != nil {
+		return err
+	}
+	err := errors.Join(p.recoverCurrent(ctx), p.recoverLastGood(ctx))
 	staged, errStaged := releaseName(p.root.Staging())
 	if errStaged != nil {
 		return errors.Join(err, errStaged)
@@ -47,6 +50,18 @@ func (p *Platform) recoverCurrent(ctx context.Context) error {
 		}
 	}
 	return p.recoverTarget(ctx, in)
+}
+
+// recoverLastGood stops the container that served before, where a crash came before it was stopped.
+func (p *Platform) recoverLastGood(ctx context.Context) error {
+	id, err := readState(lastGoodFile(p.root))
+	if err != nil {
+		return err
+	}
+	if current, err := readState(p.root.CurrentContainerID()); err != nil || id == current {
+		return err
+	}
+	return p.stop(ctx, id)
 }
 
 // recoverTarget leads the proxy to the container, unless it does already.

@@ -65,6 +65,10 @@ func (p *Platform) runCurrent(ctx context.Context, c *hooks.Call) error {
 
 // run creates and starts the container and waits at the gate.
 func (p *Platform) run(ctx context.Context, c *hooks.Call, treeLink string) error {
+	// A change of configuration may come right after a deployment.
+	if err := p.Wait(ctx); err != nil {
+		return err
+	}
 	plan, err := p.planContainer(ctx, c, treeLink)
 	if err != nil {
 		return err
@@ -279,6 +283,9 @@ func (p *Platform) quitFailure(ctx context.Context, c *hooks.Call, id string, af
 
 // undoRun takes 00run back: the container is stopped and kept as evidence. It never touches the container that serves.
 func (p *Platform) undoRun(ctx context.Context, c *hooks.Call) error {
+	if err := p.Wait(ctx); err != nil {
+		return err
+	}
 	in, ok, err := p.find(ctx, p.names.container(c.Deployment))
 	if err != nil {
 		return err
@@ -303,10 +310,8 @@ func (p *Platform) keepAsEvidence(ctx context.Context, in instance) error {
 	if in.created {
 		return p.remove(ctx, in.id) // it never ran: there is nothing to see
 	}
-	if in.running {
-		if err := p.cli.ContainerStop(ctx, in.id, container.StopOptions{}); err != nil {
-			return fmt.Errorf("stop failed container: %w", err)
-		}
+	if err := p.stop(ctx, in.id); err != nil {
+		return err
 	}
 	older, err := readState(evidenceFile(p.root))
 	if err != nil {
