@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
+	"hostmanager/internal/layout"
 	"hostmanager/protocol"
 )
 
@@ -31,8 +32,13 @@ type eventFile struct {
 	off  int64 // up to where it was read
 }
 
-func newEventFile() (*eventFile, error) {
-	f, err := os.CreateTemp("", "eventsfile"+time.Now().UTC().Format("20060102")+"-*")
+// newEventFile makes the file in the root's own /tmp, where the original has it.
+func newEventFile(root layout.Root) (*eventFile, error) {
+	dir := root.Join("tmp")
+	if err := os.Mkdir(dir, 0o777|os.ModeSticky); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("make folder of event file: %w", err)
+	}
+	f, err := os.CreateTemp(dir, "eventsfile"+time.Now().UTC().Format("20060102")+"-*")
 	if err != nil {
 		return nil, fmt.Errorf("make event file: %w", err)
 	}
@@ -96,15 +102,15 @@ func (f *eventFile) more() (data []byte, cut bool, err error) {
 	return data, false, err
 }
 
-// parseEvents reads documents separated by lines "---". used tells how far it got: an unfinished document at the end is left for the next time
-// unless whole says that there will be none. Nothing it meets makes it fail; problems says what could not be used.
+// parseEvents reads documents separated by lines "---". used tells how far it got: a document without its separator may still grow, so it is left
+// for the next time unless whole says that there will be none. Nothing it meets makes it fail; problems says what could not be used.
 func parseEvents(data []byte, whole bool) (events []protocol.Event, used int, problems []string) {
 	for used < len(data) {
-		doc, size, ended := document(data[used:])
-		got, err := parseDocument(doc)
-		if err != nil && !ended && !whole {
+		doc, size, ended := document(data[used:], whole)
+		if !ended && !whole {
 			return events, used, problems
 		}
+		got, err := parseDocument(doc)
 		used += size
 		if err != nil {
 			problems = append(problems, err.Error())
@@ -117,10 +123,14 @@ func parseEvents(data []byte, whole bool) (events []protocol.Event, used int, pr
 	return events, used, problems
 }
 
-// document cuts off the first document. ended tells whether a separator stands behind it; size counts it in.
-func document(data []byte) (doc []byte, size int, ended bool) {
+// document cuts off the first document. ended tells whether a separator stands behind it; size counts it in. The last line counts only when it
+// has its end, or when the data is whole.
+func document(data []byte, whole bool) (doc []byte, size int, ended bool) {
 	for at := 0; at < len(data); {
 		end := bytes.IndexByte(data[at:], '\n')
+		if end < 0 && !whole {
+			break
+		}
 		line, next := data[at:], len(data)
 		if end >= 0 {
 			line, next = data[at:at+end], at+end+1

@@ -112,6 +112,21 @@ func TestParseEvents_InPieces(t *testing.T) {
 	})
 }
 
+func TestParseEvents_CutAnywhere(t *testing.T) {
+	const stream = "{\"msg\":\"a\"}\n---\nmsg: b\nseverity: WARN\n--- {\"msg\":\"c\"}\n---\nmsg: long text\n---"
+	for cut := range len(stream) + 1 {
+		first, used, problems := parseEvents([]byte(stream[:cut]), false)
+		second, rest, more := parseEvents([]byte(stream[used:]), true)
+		all := ""
+		for _, e := range append(first, second...) {
+			all += string(e.Severity) + " " + e.Msg + ", "
+		}
+		if all != "INFO a, WARN b, INFO c, INFO long text, " || len(problems)+len(more) > 0 || used+rest != len(stream) {
+			t.Errorf("cut at %d: %s %q %q", cut, all, problems, more)
+		}
+	}
+}
+
 func TestReadHeader_Repeatable(t *testing.T) {
 	tests := []struct {
 		text string

@@ -90,10 +90,7 @@ func (r *Runner) Run(ctx context.Context, call Call, rec Recorder, watch Watch) 
 	if len(hooks) == 0 {
 		return nil
 	}
-	folder, err := filepath.Abs(string(call.Root))
-	if err != nil {
-		return fmt.Errorf("find root folder: %w", err)
-	}
+	folder := string(call.Root)
 	s := sequence{call: call, rec: rec, watch: watch, grace: r.opts.Grace, dir: folder, env: environment(ctx, call.Env, folder)}
 	return s.run(ctx, hooks)
 }
@@ -114,7 +111,7 @@ func (s *sequence) run(ctx context.Context, hooks []entry) error {
 	if watch == nil {
 		watch = func(string) (io.Writer, func(error)) { return call.Output, func(error) {} }
 	}
-	events, err := newEventFile()
+	events, err := newEventFile(call.Root)
 	if err != nil {
 		return err
 	}
@@ -193,6 +190,9 @@ func (r *Runner) Undo(ctx context.Context, call Call, step string) error {
 func (r *Runner) complete(call Call) Call {
 	if call.Root == "" {
 		call.Root = r.opts.Root
+	}
+	if abs, err := filepath.Abs(string(call.Root)); err == nil { // an error means that there is no working directory
+		call.Root = layout.Root(abs)
 	}
 	if call.Output == nil {
 		call.Output = io.Discard
