@@ -100,9 +100,15 @@ func TestString_HidesEveryEncoding(t *testing.T) {
 		}
 		r := redact.New()
 		r.Add(v)
+		around := encodings("MARKER")
 		for name, text := range encodings(v) {
-			if got := r.String(text); !strings.Contains(got, redact.Mask) {
+			got := r.String(text)
+			if !strings.Contains(got, redact.Mask) {
 				t.Fatalf("%s: %q stays %q", name, text, got)
+			}
+			loose := strings.Contains(name, "base64") || name == "slog text" // their borders depend on the value
+			if want := strings.Replace(around[name], "MARKER", redact.Mask, 1); got != want && !loose {
+				t.Fatalf("%s: %q becomes %q, want %q", name, text, got, want)
 			}
 		}
 	})
