@@ -52,7 +52,7 @@ type ObjectStore interface {
 const (
 	maxManifest   = 4 << 20
 	maxSmall      = 64 << 10
-	maxDeployment = 8 << 20
+	maxDeployment = 16 << 20
 )
 
 // maxSwaps bounds how often a compare-and-swap is tried when others keep winning. Fifty writers at once need at most fifty rounds.

@@ -22,7 +22,7 @@ const (
 	// maxSpilled bounds a response fetched from S3, in bytes.
 	maxSpilled = 64 << 20
 	// maxRecordedMsg bounds what of an instance's message stands in the deployment record, in bytes.
-	maxRecordedMsg = 2 << 10
+	maxRecordedMsg = 512
 )
 
 // answer is what one instance said of one stage.

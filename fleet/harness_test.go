@@ -38,13 +38,18 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldAt(t, localaws.SystemClock{})
+}
+
+func newWorldAt(t *testing.T, clock localaws.Clock) *world {
+	t.Helper()
 	for name, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
 		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 	} {
 		t.Setenv(name, value)
 	}
-	server, err := localaws.New(localaws.Options{})
+	server, err := localaws.New(localaws.Options{Clock: clock})
 	if err != nil {
 		t.Fatal(err)
 	}

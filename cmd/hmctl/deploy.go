@@ -77,6 +77,7 @@ func runDeploy(cmd *cobra.Command, f deployFlags, path string) (err error) {
 	if f.label == "" {
 		f.label = fleet.DefaultLabel(ctx, folderOf(path), time.Now())
 	}
+	cli.PrinterFor(cmd).Text("Creating application version archive %q.", f.label)
 	bundle, err := fleet.OpenBundle(ctx, path)
 	if err != nil {
 		return exit(err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,7 +38,7 @@ func TestVerbs_HaveHelpInTheHouseForm(t *testing.T) {
 }
 
 // TestScripts runs the built command line against a local SQS and S3 of each script's own. "instance ID MODE..." adds an instance that speaks the
-// wire: ok, fail-build, fail-flip, silent.
+// wire: ok, fail-build, fail-flip, silent, and second (nothing at the first command, ok from then on).
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -105,6 +106,7 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 	reply, ok := map[string]wiretest.Reply{
 		"ok": wiretest.DockerLike("0123456789ab"), "fail-build": wiretest.FailingIn(0, "Failed to build Docker image"),
 		"fail-flip": wiretest.FailingIn(1, "health gate closed"),
+		"second":    onSecond(wiretest.DockerLike("0123456789ab")),
 		"silent":    func(*wiretest.Instance, protocol.Command, protocol.Request) ([]string, error) { return nil, nil },
 	}[args[1]]
 	if !ok {
@@ -121,6 +123,18 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 		}})
 	ts.Check(err)
 	r.wg.Go(func() { i.Serve(r.ctx) })
+}
+
+// onSecond loses the first command, as an agent that is killed before it accepts it does.
+func onSecond(r wiretest.Reply) wiretest.Reply {
+	lost := false
+	return func(i *wiretest.Instance, c protocol.Command, q protocol.Request) ([]string, error) {
+		if !lost {
+			lost = true
+			return nil, errors.New("lost")
+		}
+		return r(i, c, q)
+	}
 }
 
 // awaitSent waits until a command arrived at an instance.
@@ -156,6 +170,12 @@ func TestFolderOf_IsTheFolderWhoseCommitCounts(t *testing.T) {
 	}
 	if folderOf(dir) != dir || folderOf(file) != dir {
 		t.Errorf("got %s and %s", folderOf(dir), folderOf(file))
+	}
+}
+
+func TestPrintable_TakesControlCharactersOut(t *testing.T) {
+	if got := printable("a\x1b]0;title\x07b\r\n\tc\u009bé"); got != "a]0;titleb\n\tcé" {
+		t.Errorf("got %q", got)
 	}
 }
 
