@@ -13,6 +13,7 @@ import (
 const (
 	maxIdleConns    = 256              // as EB's nginx: keepalive 256
 	maxIdleAge      = 60 * time.Second // an idle connection older than this is not used again
+	sendBuffer      = 8 << 10          // holds a usual head and a small body, so that they leave together
 	maxResponseHead = 1 << 20          // bytes of status lines and headers of one response, 1xx included
 
 	// Trust in idle connections for requests that cannot be repeated; see backend.trust.
@@ -95,7 +96,7 @@ func newUpstreamConn(nc net.Conn) (*upstreamConn, error) {
 		c.quiet = errors.Is(err, syscall.EAGAIN)
 		return true
 	}
-	c.br, c.bw = bufio.NewReader(c), bufio.NewWriter(nc)
+	c.br, c.bw = bufio.NewReader(c), bufio.NewWriterSize(nc, sendBuffer)
 	return c, nil
 }
 

@@ -67,13 +67,14 @@ func (x *exchange) run() error {
 		if err == nil {
 			return nil
 		}
-		again := x.c.used && x.up == nil && (errors.Is(err, errNotSent) || (x.repeat && errors.Is(err, errStale)))
-		if x.c.used && (errors.Is(err, errStale) || errors.Is(err, errNotSent)) {
-			x.flight.target.backend.died()
-		}
+		dead := x.c.used && (errors.Is(err, errStale) || errors.Is(err, errNotSent))
+		again := dead && x.up == nil && (x.repeat || errors.Is(err, errNotSent))
 		x.release(false)
 		if cause := x.flight.reason(); cause != nil {
-			return cause
+			return cause // we closed the connection ourselves; it tells nothing of the target
+		}
+		if dead {
+			x.flight.target.backend.died()
 		}
 		if !again {
 			return err
@@ -126,13 +127,14 @@ func (x *exchange) release(reusable bool) {
 }
 
 func (x *exchange) roundTrip() error {
-	if err := x.sendHead(); err != nil {
+	x.writeHead()
+	if x.r.ContentLength != 0 && !expectsContinue(x.r) {
+		x.startUpload() // sends the head as well
+	} else if err := x.sendHead(); err != nil {
 		return err
 	}
 	if x.r.ContentLength == 0 {
 		x.setHeadDeadline()
-	} else if !expectsContinue(x.r) {
-		x.startUpload()
 	}
 	resp, err := x.readResponse()
 	if err == nil {
@@ -147,10 +149,14 @@ func (x *exchange) roundTrip() error {
 	return err
 }
 
-func (x *exchange) sendHead() error {
+func (x *exchange) writeHead() {
 	c := x.c
 	c.bw.Reset(c.Conn)
 	writeRequestHead(c.bw, x.r, requestHead{upgrade: x.upgrade, host: c.RemoteAddr().String(), port: localPort(x.r), scheme: "http"})
+}
+
+func (x *exchange) sendHead() error {
+	c := x.c
 	whole := c.bw.Buffered()
 	err := c.bw.Flush()
 	switch {
@@ -228,6 +234,9 @@ func (x *exchange) awaitContinue() error {
 func (x *exchange) readError(err error, unanswered bool) error {
 	if x.up != nil {
 		if uerr := x.up.sendError(); uerr != nil {
+			if unanswered && !errors.Is(uerr, errSendTimeout) {
+				uerr = fmt.Errorf("%w: %w", errStale, uerr)
+			}
 			return uerr
 		}
 	}

@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
+	"hostmanager/internal/atomicfile"
 	"hostmanager/internal/layout"
 	"hostmanager/internal/unixsock"
 )
@@ -274,6 +276,9 @@ func (p *Proxy) pruneLoop(ctx context.Context) {
 }
 
 func (p *Proxy) restore() error {
+	if err := atomicfile.Sweep(filepath.Dir(p.opts.Root.ProxyState())); err != nil {
+		return fmt.Errorf("remove temporary files: %w", err)
+	}
 	s, notice, err := loadState(p.opts.Root.ProxyState(), p.started)
 	if err != nil {
 		return err

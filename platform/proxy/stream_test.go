@@ -284,7 +284,7 @@ func TestForward_AnswerBeforeTheBody(t *testing.T) {
 // A client that goes away in the middle of its body must not reach the application as a whole request.
 func TestForward_BrokenUploadIsNotWhole(t *testing.T) {
 	for name, head := range map[string]string{
-		"length": "Content-Length: 100\r\n\r\nabc", "chunked": "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "bad chunk": "Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+		"length": "Content-Length: 100\r\n\r\nabc", "chunked": "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "bad chunk": "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			errs := make(chan error, 1)

@@ -20,6 +20,45 @@ type upload struct {
 	headDone bool // the response header was read: its deadline is no longer ours to set
 	stopped  bool // nobody wants the rest of the body: reading it fails because we made it fail
 	sendErr  error
+
+	headMu  sync.Mutex
+	headOut bool // the request's head is no longer held in the connection's buffer
+	headErr error
+}
+
+// headHold is how long the head waits for the first piece of the body, to leave with it: mostly that is here already, and the target is then woken
+// once, not twice.
+const headHold = 300 * time.Microsecond
+
+// flushHead sends the held head, once.
+func (u *upload) flushHead(c *upstreamConn) error {
+	u.headMu.Lock()
+	defer u.headMu.Unlock()
+	if !u.headOut {
+		u.headOut = true
+		u.headErr = c.bw.Flush()
+	}
+	return u.headErr
+}
+
+// sendWithHead sends p, behind the head where that is still held.
+func (u *upload) sendWithHead(c *upstreamConn, p []byte) error {
+	u.headMu.Lock()
+	defer u.headMu.Unlock()
+	if u.headErr != nil {
+		return u.headErr
+	}
+	if u.headOut {
+		_, err := c.Write(p)
+		return err
+	}
+	u.headOut = true
+	_, err := c.bw.Write(p)
+	if err == nil {
+		err = c.bw.Flush()
+	}
+	u.headErr = err
+	return err
 }
 
 // sendError is why the target could not be written to, or nil.
@@ -37,7 +76,9 @@ func (x *exchange) startUpload() {
 
 func (x *exchange) upload(u *upload, c *upstreamConn) {
 	defer close(u.done)
-	fromClient, err := x.sendBody(c)
+	hold := time.AfterFunc(headHold, func() { _ = u.flushHead(c) })
+	fromClient, err := x.sendBody(u, c)
+	hold.Stop()
 	u.err = err
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -58,7 +99,7 @@ func (x *exchange) upload(u *upload, c *upstreamConn) {
 }
 
 // sendBody copies the body with its framing. fromClient tells whose side the error is on.
-func (x *exchange) sendBody(c *upstreamConn) (fromClient bool, err error) {
+func (x *exchange) sendBody(u *upload, c *upstreamConn) (fromClient bool, err error) {
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
 	buf := *bp
@@ -72,7 +113,7 @@ func (x *exchange) sendBody(c *upstreamConn) (fromClient bool, err error) {
 			if chunked {
 				out = frameChunk(buf, head, n)
 			}
-			if err := x.send(c, out); err != nil {
+			if err := x.send(u, c, out); err != nil {
 				return false, err
 			}
 		}
@@ -85,7 +126,7 @@ func (x *exchange) sendBody(c *upstreamConn) (fromClient bool, err error) {
 	}
 	x.flight.clearClientRead()
 	if chunked {
-		return false, x.send(c, lastChunk(x.r.Trailer))
+		return false, x.send(u, c, lastChunk(x.r.Trailer))
 	}
 	return false, nil
 }
@@ -112,9 +153,9 @@ func lastChunk(trailer http.Header) []byte {
 	return append(out, "\r\n"...)
 }
 
-func (x *exchange) send(c *upstreamConn, p []byte) error {
+func (x *exchange) send(u *upload, c *upstreamConn, p []byte) error {
 	_ = c.SetWriteDeadline(time.Now().Add(x.p.opts.IOTimeout))
-	_, err := c.Write(p)
+	err := u.sendWithHead(c, p)
 	switch {
 	case err == nil:
 		return nil
