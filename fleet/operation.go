@@ -111,7 +111,7 @@ func (o *operation) run(ctx context.Context) error {
 		if err := o.stage(ctx, i); err != nil {
 			return fmt.Errorf("%s: %s: %w", o.kind.purpose, stageName(o.d.Stages[i].Num), err)
 		}
-		if o.noWait {
+		if o.noWait && o.d.Stages[i].DoneAt.IsZero() {
 			o.sayNotWaiting()
 			return nil
 		}
@@ -132,7 +132,7 @@ func (o *operation) stage(ctx context.Context, i int) error {
 	if err := o.step(ctx, stepSent(s.Num)); err != nil {
 		return err
 	}
-	if err := o.send(ctx, i); err != nil || o.noWait {
+	if err := o.send(ctx, i); err != nil || (o.noWait && len(o.waiting(*s)) > 0) {
 		return err
 	}
 	if err := o.collect(ctx, i); err != nil {
