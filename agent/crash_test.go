@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -35,7 +36,9 @@ func beAgent(root string) int {
 		Root: layout.Root(root), Config: testConfig(), Version: "v-test", BootID: "boot-1", Platform: filePlatformOf, Stderr: os.Stderr,
 	})
 	if err == nil {
-		err = built.Run(context.Background())
+		signals := make(chan os.Signal, 4)
+		signal.Notify(signals, syscall.SIGTERM)
+		err = agent.Supervise(context.Background(), built.Agent, signals)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -276,5 +279,47 @@ func TestJournalDamaged_AnswersAndTouchesNothing(t *testing.T) {
 	}
 	if w.serving() != v1.Serial || !strings.Contains(w.events(), "journal is damaged") {
 		t.Errorf("serial %d, events %s", w.serving(), w.events())
+	}
+}
+
+// The third signal ends the agent at once; the next start ends its command.
+func TestSignals_ThirdEndsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.hook("restartappserver/pre/10stubborn", "trap '' TERM; while :; do sleep 60; done")
+	r := w.start()
+	v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	must(t, r.stop())
+	v := w.victim()
+	c := w.send(order{name: protocol.CmdRestartAppServer})
+	eventually(t, "the hook runs", func() bool { return lastStep(w, c) == "restartappserver/pre/10stubborn" })
+	said := func(text string) func() bool {
+		return func() bool { return strings.Contains(w.read(w.root.Log("hostmanager.log")), text) }
+	}
+	must(t, v.cmd.Process.Signal(syscall.SIGTERM))
+	eventually(t, "the first signal is heard", said("signal: finishing the running command"))
+	must(t, v.cmd.Process.Signal(syscall.SIGTERM))
+	eventually(t, "the second signal is heard", said("second signal: aborting the running command"))
+	must(t, v.cmd.Process.Signal(syscall.SIGTERM))
+	if err := v.cmd.Wait(); v.cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("third signal: %v", err)
+	}
+	must(t, os.Remove(w.root.HookDir("restartappserver/pre/10stubborn")))
+	w.start()
+	if e := w.one().entry(); e.Status != protocol.Failure || !strings.HasPrefix(e.Msg, "interrupted: ") {
+		t.Errorf("result %+v", e)
+	}
+	w.holds(v1)
+}
+
+func TestDrain_AbortsWhenItTakesTooLong(t *testing.T) {
+	w := newWorld(t)
+	w.blocked("appdeploy/pre/05wait")
+	r := w.start(func(s *agentSetup) { s.Config.DrainTimeout = 50 * time.Millisecond })
+	c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	eventually(t, "the hook waits", func() bool { return lastStep(w, c) == "appdeploy/pre/05wait" })
+	r.signals <- syscall.SIGTERM
+	must(t, r.wait())
+	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "Command was aborted") {
+		t.Errorf("result %+v", e)
 	}
 }

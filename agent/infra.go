@@ -63,7 +63,7 @@ func (i *infra) Prepare(ctx context.Context, j commandproc.Job) (hooks.Deploymen
 	var p prepared
 	var err error
 	switch {
-	case !def.Deploys && j.Request.Data == "":
+	case !def.Deploys && (j.Request.Data == "" || j.Request.CommandName != protocol.CmdPreInit):
 		p, err = i.deployed()
 		if errors.Is(err, fs.ErrNotExist) {
 			if j.Request.CommandName == protocol.CmdPreInit {

@@ -30,6 +30,9 @@ func (a *Agent) intake(ctx context.Context) {
 		}
 		a.polled(err)
 		if err == nil {
+			if again.failed() {
+				a.log.Info("command queue answers again")
+			}
 			again.reset()
 			continue
 		}

@@ -8,7 +8,7 @@ import (
 )
 
 // patience is waiting between tries: capped exponential with jitter. It also says when a failure is worth a line in the log: the first, and then
-// every time the wait has reached the cap as often as fills ten minutes. Not for concurrent use.
+// once for every ten minutes of waiting. Not for concurrent use.
 type patience struct {
 	b     *backoff.ExponentialBackOff
 	tries int
@@ -28,6 +28,9 @@ func (p *patience) reset() {
 	p.b.Reset()
 	p.tries, p.quiet = 0, 0
 }
+
+// failed tells whether a failure was counted since the last reset.
+func (p *patience) failed() bool { return p.tries > 0 }
 
 // speaks counts a failure and tells whether to say so.
 func (p *patience) speaks() bool {

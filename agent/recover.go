@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"time"
 
 	"hostmanager/commandproc"
 	"hostmanager/journal"
@@ -14,6 +15,7 @@ import (
 // commands that wait; results that were not sent go to the outbox. It only reads the journal and fills the lanes, so it never delays a poll.
 func (a *Agent) recoverAll() {
 	var waiting []commandproc.Job
+	a.exclusive.push(job{identity: "recover", do: a.recoverPlatform}, false)
 	for _, c := range a.Journal.Commands() {
 		switch {
 		case c.Finished() && c.SentAt.IsZero():
@@ -41,6 +43,24 @@ func (a *Agent) recoverAll() {
 			continue
 		}
 		a.enqueue(j)
+	}
+}
+
+// recoverTimeout bounds the look at what the platform left and serves.
+const recoverTimeout = time.Minute
+
+// recoverPlatform makes what runs agree with what was deployed, at every start. That it cannot (the Engine is not up yet) keeps nobody from
+// sending commands.
+func (a *Agent) recoverPlatform(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	for _, c := range a.Journal.Commands() {
+		if !c.Finished() && !c.Lost && !commandproc.Untouched(c.Steps) {
+			return // its steps are to be undone first; what it left is removed after that
+		}
+	}
+	if err := a.Platform.Recover(ctx); err != nil {
+		a.log.Warn("platform not recovered", slog.Any("error", err))
 	}
 }
 

@@ -157,7 +157,7 @@ func (r *run) finish(ctx context.Context, err error) *protocol.Response {
 		r.Log.Infof("Command %s succeeded!", r.def.Name)
 		return r.respond(protocol.ResponseEntry{Status: protocol.Success})
 	}
-	r.Log.Errorf("Command %s failed!", r.def.Name)
+	r.Log.Infof("Command %s failed!", r.def.Name)
 	var panicked *panicError
 	if errors.As(err, &panicked) {
 		r.Structured.Error("action panicked", slog.String("command", r.def.Name), slog.Any("value", panicked.value), slog.String("stack", string(panicked.stack)))

@@ -153,3 +153,17 @@ func TestValidate_NamesTheOption(t *testing.T) {
 		}
 	}
 }
+
+func FuzzLoad(f *testing.F) {
+	f.Add("bucket: b\nresult_queues: [a, b]\ndrain_timeout: 5s\n")
+	f.Add("&a [*a]")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := config.Load(writeFile(t, text), true, none, nil)
+		if err != nil && !errors.Is(err, config.ErrInvalid) {
+			t.Errorf("%q: %v", text, err)
+		}
+		if err := c.Validate(); err != nil && !errors.Is(err, config.ErrInvalid) {
+			t.Errorf("%q: %v", text, err)
+		}
+	})
+}

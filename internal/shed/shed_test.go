@@ -38,3 +38,13 @@ func TestParse_TakesOwnCodeOnly(t *testing.T) {
 		t.Error("a path with blanks is not recognised")
 	}
 }
+
+func FuzzParse(f *testing.F) {
+	f.Add("00400000-00a2e000 r-xp 00000000 fe:00 10011705                           /usr/bin/x")
+	f.Add("1-0 r-xp 0 0 0 /usr/bin/x")
+	f.Fuzz(func(t *testing.T, line string) {
+		if s, ok := parse(line, "/usr/bin/x"); ok && s.to <= s.from {
+			t.Errorf("%q: %v", line, s)
+		}
+	})
+}
