@@ -293,17 +293,32 @@ func TestRun_FailureSaysWhichHookAndWhy(t *testing.T) {
 	}
 }
 
+// writerFunc is called at every line.
+type writerFunc func()
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f()
+	return len(p), nil
+}
+
 func TestRun_DeadlineEndsTheHookAndTheDirectory(t *testing.T) {
 	b := newBench(t)
 	b.file(dir, "00a", "#!/bin/sh\necho $EB_COMMAND_DEADLINE\n", 0o755)
-	b.file(dir, "01slow", "#!/bin/sh\nexec sleep 300\n", 0o755)
+	b.file(dir, "01slow", "#!/bin/sh\necho slow\nexec sleep 300\n", 0o755)
 	b.file(dir, "02never", "#!/bin/sh\necho never\n", 0o755)
 	why := errors.New("command timed out")
-	deadline := time.Now().Add(300 * time.Millisecond)
-	ctx, cancel := context.WithDeadlineCause(t.Context(), deadline, why)
-	defer cancel()
+	deadline := time.Now().Add(time.Hour)
+	far, stop := context.WithDeadline(t.Context(), deadline)
+	defer stop()
+	ctx, cancel := context.WithCancelCause(far)
+	defer cancel(nil)
 	r := b.runner(hooks.Options{})
-	err := r.Run(ctx, b.call(dir), b, nil)
+	err := r.Run(ctx, b.call(dir), b, func(hook string) (io.Writer, func(error)) {
+		if hook == "01slow" {
+			return writerFunc(func() { cancel(why) }), func(error) {}
+		}
+		return b, func(error) {}
+	})
 	var exit *proc.ExitError
 	if !errors.Is(err, why) || !errors.As(err, &exit) {
 		t.Errorf("got %v", err)

@@ -183,15 +183,17 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 func TestRun_LeftoverThatHoldsOutputDoesNotHoldRun(t *testing.T) {
+	const wait = "while [ ! -e $MARK ]; do sleep 0.01; done\n"
 	for name, body := range map[string]string{
 		"in the background": "#!/bin/sh\nsleep 300 &\necho pid $!\n",
-		"in a session":      "#!/bin/sh\nsetsid sh -c 'echo pid $$; exec sleep 300' &\nwait_for=1; while ! ps -o sid= -p $! >/dev/null; do :; done; sleep 0.2\n",
-		"and writes on":     "#!/bin/sh\nsh -c 'echo pid $$; while :; do echo noise; done' &\nsleep 0.1\n",
+		"in a session":      "#!/bin/sh\nsetsid sh -c 'echo pid $$; : > $MARK; exec sleep 300' &\n" + wait,
+		"and writes on":     "#!/bin/sh\nsh -c 'echo pid $$; : > $MARK; while :; do echo noise; done' &\n" + wait,
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out lines
 			begin := time.Now()
-			res, err := proc.Run(t.Context(), proc.Command{Path: script(t, body), Env: []string{path}, Output: &out, Drain: 50 * time.Millisecond})
+			env := []string{path, "MARK=" + filepath.Join(t.TempDir(), "mark")}
+			res, err := proc.Run(t.Context(), proc.Command{Path: script(t, body), Env: env, Output: &out, Drain: 50 * time.Millisecond})
 			if err != nil || !res.HeldOpen {
 				t.Errorf("%+v, %v", res, err)
 			}
@@ -268,9 +270,10 @@ func TestRun_ChildrenHaveTheSameGraceAsTheirParent(t *testing.T) {
 }
 
 func TestRun_DeadlineIsATimeout(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	slow := script(t, "#!/bin/sh\nexec sleep 300\n")
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, err := proc.Run(ctx, proc.Command{Path: script(t, "#!/bin/sh\nexec sleep 300\n"), Env: []string{path}})
+	_, err := proc.Run(ctx, proc.Command{Path: slow, Env: []string{path}})
 	var e *proc.ExitError
 	if !errors.As(err, &e) || !e.TimedOut() || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %#v", err)
