@@ -76,7 +76,10 @@ func Remove(ctx context.Context, c *client.Client, ns string) error {
 	containers, err := c.ContainerList(ctx, container.ListOptions{All: true, Filters: only})
 	errs = append(errs, err)
 	for _, found := range containers {
-		errs = append(errs, c.ContainerRemove(ctx, found.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}))
+		err := c.ContainerRemove(ctx, found.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		if !client.IsErrNotFound(err) { // what the test began to remove may be gone by now
+			errs = append(errs, err)
+		}
 	}
 	images, err := c.ImageList(ctx, image.ListOptions{Filters: only})
 	errs = append(errs, err)
@@ -103,7 +106,7 @@ func BuildHello(t testing.TB, version string) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	link(t, filepath.Join(root, "build", "apps", "hello"), filepath.Join(dir, "hello"))
+	copyFile(t, filepath.Join(root, "build", "apps", "hello"), filepath.Join(dir, "hello"))
 	copyFile(t, filepath.Join(root, "testdata", "apps", "hello", "Dockerfile"), filepath.Join(dir, "Dockerfile"))
 	if err := os.WriteFile(filepath.Join(dir, "version"), []byte(version+"\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -170,14 +173,6 @@ func moduleRoot() (string, error) {
 		dir = filepath.Dir(dir)
 	}
 	return "", err
-}
-
-// link spares the test a copy of the binary where the file system allows it.
-func link(t testing.TB, from, to string) {
-	t.Helper()
-	if os.Link(from, to) != nil {
-		copyFile(t, from, to)
-	}
 }
 
 func copyFile(t testing.TB, from, to string) {

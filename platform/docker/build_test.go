@@ -165,7 +165,10 @@ func engineProxy(t *testing.T, answer func(w http.ResponseWriter, r *http.Reques
 			proxy.ServeHTTP(w, r)
 		}
 	}))
-	t.Cleanup(server.Close)
+	t.Cleanup(func() {
+		server.Close()
+		proxy.Transport.(*http.Transport).CloseIdleConnections()
+	})
 	return "tcp://" + strings.TrimPrefix(server.URL, "http://")
 }
 

@@ -39,12 +39,21 @@ func (p *Platform) cleanDir(ctx context.Context, c *hooks.Call) error {
 }
 
 // cleanImages is post/00_clean_imgs: as in the original, what cannot be cleaned fails no deployment, and no deployment waits for it.
-func (p *Platform) cleanImages(context.Context, *hooks.Call) error {
+// What is to go is decided here, because the next command may unpack its tree before it waits for the background.
+func (p *Platform) cleanImages(ctx context.Context, c *hooks.Call) error {
 	staged, err := releaseName(p.root.Staging())
 	if err != nil {
 		return fmt.Errorf("read link to staged application: %w", err)
 	}
-	p.later("clean", func(ctx context.Context) error { return p.clean(ctx, []string{staged}) })
+	old, err := p.findStale(ctx, []string{staged})
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		c.Log.Warn("cleaning left to the next deployment", "error", err)
+		return nil
+	}
+	p.later("clean", func(ctx context.Context) error { return p.discard(ctx, old) })
 	return nil
 }
 
@@ -77,81 +86,96 @@ func (p *Platform) dropEvidence(thisRelease string) error {
 	return nil
 }
 
-// kept is what must stay.
-type kept struct {
-	containers []string // id prefixes
-	images     []string // ids
-	releases   []string
-}
-
-func (k kept) container(id string) bool {
-	return slices.ContainsFunc(k.containers, func(prefix string) bool { return prefix != "" && strings.HasPrefix(id, prefix) })
-}
-
-// keep collects what the files name: the container that serves, the last good one, the one being staged, the evidence.
-func (p *Platform) keep() (kept, error) {
-	var k kept
-	files := []string{p.root.CurrentContainerID(), lastGoodFile(p.root), p.root.StagingContainerID(), evidenceFile(p.root)}
-	for _, file := range files {
-		id, err := readState(file)
-		if err != nil {
-			return kept{}, err
-		}
-		k.containers = append(k.containers, id)
-	}
-	current, err := releaseName(p.root.Current())
-	if err != nil {
-		return kept{}, fmt.Errorf("read link to current application: %w", err)
-	}
-	k.releases = append(k.releases, current)
-	return k, nil
+// stale is what nobody needs: neither to serve, nor to go back, nor as evidence.
+type stale struct {
+	containers []string // ids
+	trees      []string // paths
+	keptImages []string // ids; other images of ours without a name go
 }
 
 // clean removes the containers, images and trees of this namespace that neither the files nor the caller name.
 func (p *Platform) clean(ctx context.Context, releases []string) error {
-	k, err := p.keep()
+	old, err := p.findStale(ctx, releases)
 	if err != nil {
 		return err
 	}
-	k.releases = append(k.releases, releases...)
-	if err := p.cleanContainers(ctx, &k); err != nil {
-		return err
-	}
-	return errors.Join(p.cleanImagesBut(ctx, k), p.cleanReleases(k))
+	return p.discard(ctx, old)
 }
 
-// cleanContainers removes containers and notes images and trees of those that stay.
-func (p *Platform) cleanContainers(ctx context.Context, k *kept) error {
+// findStale goes by the files: the container that serves, the last good one, the one being staged and the evidence stay, with their images and
+// trees; so does what current leads to, and the releases the caller names.
+func (p *Platform) findStale(ctx context.Context, releases []string) (stale, error) {
+	var keep []string
+	for _, file := range []string{p.root.CurrentContainerID(), lastGoodFile(p.root), p.root.StagingContainerID(), evidenceFile(p.root)} {
+		id, err := readState(file)
+		if err != nil {
+			return stale{}, err
+		}
+		if id != "" {
+			keep = append(keep, id)
+		}
+	}
+	current, err := releaseName(p.root.Current())
+	if err != nil {
+		return stale{}, fmt.Errorf("read link to current application: %w", err)
+	}
+	releases = append(slices.Clone(releases), current)
 	only := p.names.ours()
 	only.Add("label", labelRole+"="+roleApp)
 	list, err := p.cli.ContainerList(ctx, container.ListOptions{All: true, Filters: only})
 	if err != nil {
-		return fmt.Errorf("list containers: %w", err)
+		return stale{}, fmt.Errorf("list containers: %w", err)
 	}
-	var errs []error
+	var old stale
 	for _, c := range list {
-		if !k.container(c.ID) {
-			errs = append(errs, p.remove(ctx, c.ID))
+		if !slices.ContainsFunc(keep, func(id string) bool { return strings.HasPrefix(c.ID, id) }) {
+			old.containers = append(old.containers, c.ID)
 			continue
 		}
-		k.images = append(k.images, c.ImageID)
-		k.releases = append(k.releases, c.Labels[labelRelease])
+		old.keptImages = append(old.keptImages, c.ImageID)
+		releases = append(releases, c.Labels[labelRelease])
+	}
+	old.trees, err = p.staleTrees(releases)
+	return old, err
+}
+
+func (p *Platform) staleTrees(releases []string) ([]string, error) {
+	entries, err := os.ReadDir(p.root.Releases())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list application trees: %w", err)
+	}
+	var trees []string
+	for _, e := range entries {
+		if e.IsDir() && !slices.Contains(releases, e.Name()) {
+			trees = append(trees, filepath.Join(p.root.Releases(), e.Name()))
+		}
+	}
+	return trees, nil
+}
+
+func (p *Platform) discard(ctx context.Context, old stale) error {
+	var errs []error
+	for _, id := range old.containers {
+		errs = append(errs, p.remove(ctx, id))
+	}
+	errs = append(errs, p.cleanImagesBut(ctx, old.keptImages))
+	for _, tree := range old.trees {
+		errs = append(errs, os.RemoveAll(tree))
 	}
 	return errors.Join(errs...)
 }
 
-// cleanImagesBut removes our images, as long as nobody gave them a name besides ours.
-func (p *Platform) cleanImagesBut(ctx context.Context, k kept) error {
+// cleanImagesBut removes our images without a name, but for those of containers that stay.
+func (p *Platform) cleanImagesBut(ctx context.Context, keep []string) error {
 	list, err := p.cli.ImageList(ctx, image.ListOptions{Filters: p.names.ours()})
 	if err != nil {
 		return fmt.Errorf("list images: %w", err)
 	}
 	var errs []error
 	for _, img := range list {
-		if slices.Contains(k.images, img.ID) || slices.ContainsFunc(img.RepoTags, isName) {
-			continue
+		if !slices.Contains(keep, img.ID) && !slices.ContainsFunc(img.RepoTags, isName) {
+			errs = append(errs, p.removeImage(ctx, img.ID))
 		}
-		errs = append(errs, p.removeImage(ctx, img.ID))
 	}
 	return errors.Join(errs...)
 }
@@ -165,23 +189,6 @@ func (p *Platform) removeImage(ctx context.Context, ref string) error {
 		return fmt.Errorf("remove image %s: %w", ref, err)
 	}
 	return nil
-}
-
-func (p *Platform) cleanReleases(k kept) error {
-	entries, err := os.ReadDir(p.root.Releases())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("list application trees: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if !slices.Contains(k.releases, e.Name()) && e.IsDir() {
-			errs = append(errs, os.RemoveAll(filepath.Join(p.root.Releases(), e.Name())))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Purge removes everything of the namespace from the Engine: containers, images, network. It is for taking an instance apart, not for its life.
@@ -198,7 +205,7 @@ func (p *Platform) Purge(ctx context.Context) error {
 	for _, ref := range []string{p.names.staging(), p.names.current()} {
 		errs = append(errs, p.removeImage(ctx, ref))
 	}
-	errs = append(errs, p.cleanImagesBut(ctx, kept{}))
+	errs = append(errs, p.cleanImagesBut(ctx, nil))
 	networks, err := p.cli.NetworkList(ctx, network.ListOptions{Filters: p.names.ours()})
 	errs = append(errs, err)
 	for _, n := range networks {

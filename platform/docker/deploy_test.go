@@ -83,6 +83,22 @@ func TestDeploy_KeepsLastGoodAndRemovesOlder(t *testing.T) {
 	}
 }
 
+// TestDeploy_CleaningLeavesTheNextTreeAlone unpacks the next bundle, which comes before any hook of its command, while the last one is cleaned up.
+func TestDeploy_CleaningLeavesTheNextTreeAlone(t *testing.T) {
+	f := newFixture(t)
+	dirs := []string{dockertest.BuildHello(t, "0"), dockertest.BuildHello(t, "1"), dockertest.BuildHello(t, "2"), dockertest.BuildHello(t, "3")}
+	for _, dir := range dirs {
+		if err := f.deploy(dir, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.wantAnswer("Hello from 3")
+	_ = f.platform.Wait(t.Context())
+	if n := len(f.containers()); n != 2 {
+		t.Errorf("%d containers", n)
+	}
+}
+
 func TestDeploy_FailureLeavesTheOldServingAndKeepsEvidence(t *testing.T) {
 	health := [3]string{"aws:elasticbeanstalk:environment:process:default", "HealthCheckPath", "/health"}
 	brief := [3]string{"aws:elasticbeanstalk:hostmanager", "HealthGateTimeout", "1"}

@@ -152,7 +152,8 @@ var points = []string{
 var errKilled = errors.New("killed here")
 
 func TestUndo_RestoresWhateverThePointOfTheCrash(t *testing.T) {
-	for _, kind := range []string{"deploy", "config", "first"} {
+	some := []string{"run.started", "flip.swapped", "flip.linked", "flip.stopping"}
+	for kind, points := range map[string][]string{"deploy": points, "config": some, "first": some} {
 		for _, point := range points {
 			t.Run(kind+"/"+point, func(t *testing.T) {
 				t.Parallel()
@@ -172,8 +173,10 @@ func TestUndo_RestoresWhateverThePointOfTheCrash(t *testing.T) {
 // compares everything with what was before.
 func crashAndUndo(t *testing.T, kind, point, undoPoint string) {
 	f := newFixture(t)
-	if kind != "first" {
+	if kind == "deploy" { // so that there is a last good one to come back to
 		f.mustDeploy("0", nil)
+	}
+	if kind != "first" {
 		f.mustDeploy("1", nil)
 	}
 	before := f.snapshot()

@@ -33,12 +33,15 @@ type streamMessage struct {
 	Aux json.RawMessage `json:"aux"`
 }
 
-// failure is what the message says went wrong, "" where nothing did.
+// failure is what the message says went wrong, "" where nothing did. It may hold the whole output of a step: the end is kept.
 func (m streamMessage) failure() string {
+	text := m.Error
 	if m.Detail != nil && m.Detail.Message != "" {
-		return m.Detail.Message
+		text = m.Detail.Message
 	}
-	return m.Error
+	last := tail{limit: maxTail}
+	_, _ = last.Write([]byte(text))
+	return last.last(maxTail)
 }
 
 // eachMessage calls fn for every message of a progress stream until it ends.
