@@ -55,7 +55,7 @@ func (f *Fleet) Send(ctx context.Context, q SendRequest) (Report, error) {
 		stage = *q.Stage
 	}
 	kind := operationKind{
-		command: q.Command, purpose: "send " + q.Command, verb: "send",
+		command: q.Command, purpose: "send " + q.Command,
 		starting: []string{q.Command + " is starting."}, done: []string{q.Command + " completed successfully."}, failed: textSendFailed,
 	}
 	return f.unrecorded(ctx, kind, q.Targets, q.Timeout, func(o *operation) { o.noWait, o.raw = q.NoWait, &q }, stage)

@@ -12,12 +12,11 @@ type operationKind struct {
 	reverted string // said when nothing that serves was changed
 	mixed    string // said when some instances may have what others have not
 	versions bool   // has a manifest and a record; results must name its deployment
-	verb     string // of hmctl, for what to do next
 }
 
 func deployKind() operationKind {
 	return operationKind{
-		command: protocol.CmdAppDeploy, purpose: "deploy application", versions: true, verb: "deploy",
+		command: protocol.CmdAppDeploy, purpose: "deploy application", versions: true,
 		starting: []string{textStarting, textDeploying}, done: []string{textDeployed, textUpdated},
 		failed: textDeployFailed, mixed: textMixed,
 	}
@@ -25,7 +24,7 @@ func deployKind() operationKind {
 
 func configKind() operationKind {
 	return operationKind{
-		command: protocol.CmdConfigDeploy, purpose: "deploy configuration", versions: true, verb: "deploy",
+		command: protocol.CmdConfigDeploy, purpose: "deploy configuration", versions: true,
 		starting: []string{textStarting, textUpdating}, done: []string{textConfigured, textUpdated},
 		failed: textConfigFailed, reverted: textReverted, mixed: textMixedConfig,
 	}
@@ -33,7 +32,7 @@ func configKind() operationKind {
 
 func restartKind() operationKind {
 	return operationKind{
-		command: protocol.CmdRestartAppServer, purpose: "restart the application server", verb: "restart",
+		command: protocol.CmdRestartAppServer, purpose: "restart the application server",
 		starting: []string{textRestarting}, done: []string{textRestarted}, failed: textRestartFailed,
 	}
 }

@@ -102,11 +102,13 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 }
 
 func (o *operation) run(ctx context.Context) error {
-	url, err := o.Queues.Create(ctx, o.d.ResultQueue, nil)
+	err := persist(ctx, func() (err error) {
+		o.results, err = o.Queues.Create(ctx, o.d.ResultQueue, nil)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("%s: make the result queue: %w", o.kind.purpose, err)
 	}
-	o.results = url
 	for i := range o.d.Stages {
 		if err := o.stage(ctx, i); err != nil {
 			return fmt.Errorf("%s: %s: %w", o.kind.purpose, stageName(o.d.Stages[i].Num), err)

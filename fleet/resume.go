@@ -93,10 +93,13 @@ func (o *operation) giveUp(ctx context.Context, why string) error {
 
 // removeResultQueue removes a queue nobody will read any more. One that cannot be removed is swept later.
 func (f *Fleet) removeResultQueue(ctx context.Context, name string) {
-	url, err := f.Queues.URL(ctx, name)
-	if err == nil {
-		err = f.Queues.DeleteQueue(ctx, url)
-	}
+	err := persist(ctx, func() error {
+		url, err := f.Queues.URL(ctx, name)
+		if err != nil {
+			return err
+		}
+		return f.Queues.DeleteQueue(ctx, url)
+	})
 	if err != nil && !errors.Is(err, queue.ErrQueueMissing) {
 		f.say(protocol.Warn, "The result queue %s could not be removed and is left to a later operation: %v.", name, err)
 	}

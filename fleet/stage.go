@@ -80,7 +80,7 @@ func (o *operation) send(ctx context.Context, i int) error {
 	group.SetLimit(senders)
 	for n, t := range waiting {
 		group.Go(func() error {
-			err := o.Queues.Send(ctx, t.Queue, body)
+			err := persist(ctx, func() error { return o.Queues.Send(ctx, t.Queue, body) })
 			if errors.Is(err, queue.ErrQueueMissing) {
 				gone[n] = true
 				return nil
@@ -92,6 +92,22 @@ func (o *operation) send(ctx context.Context, i int) error {
 		return err
 	}
 	return o.withoutQueue(ctx, i, waiting, gone)
+}
+
+// queueTries is how often a call is made that SQS did not answer. What the SDK does not try again by itself is an answer that was cut off.
+const queueTries = 3
+
+// persist makes a call that may be made twice until it is answered.
+func persist(ctx context.Context, call func() error) error {
+	for try := 1; ; try++ {
+		err := call()
+		if err == nil || queue.Permanent(err) || try == queueTries || ctx.Err() != nil {
+			return err
+		}
+		if err := wait(ctx, time.Duration(try)*receivePause/4); err != nil {
+			return err
+		}
+	}
 }
 
 // withoutQueue takes instances whose queue is gone for failed ones.

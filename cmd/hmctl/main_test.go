@@ -116,11 +116,13 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 	r.sent[args[0]] = sent
 	rec, err := record.Open(r.store, "bucket", "e-script")
 	ts.Check(err)
-	i, err := wiretest.New(r.ctx, wiretest.Options{ID: args[0], Record: rec, Queues: r.queues,
+	i, err := wiretest.New(r.ctx, wiretest.Options{
+		ID: args[0], Record: rec, Queues: r.queues,
 		Reply: func(i *wiretest.Instance, c protocol.Command, q protocol.Request) ([]string, error) {
 			sent <- struct{}{}
 			return reply(i, c, q)
-		}})
+		},
+	})
 	ts.Check(err)
 	r.wg.Go(func() { i.Serve(r.ctx) })
 }

@@ -35,9 +35,23 @@ func (s Store) Put(ctx context.Context, key string, body []byte, cond environmen
 	return etag, judged(err)
 }
 
-// List calls fn with every key under prefix.
+// List calls fn with every key under prefix, once each. A listing that breaks off is taken up again once where it broke.
 func (s Store) List(ctx context.Context, prefix string, fn func(key string) error) error {
-	return s.Client.List(ctx, s.Bucket, prefix, func(i objects.Info) error { return fn(i.Key) })
+	last := ""
+	list := func() error {
+		return s.Client.List(ctx, s.Bucket, prefix, func(i objects.Info) error {
+			if i.Key <= last { // keys come in order
+				return nil
+			}
+			last = i.Key
+			return fn(i.Key)
+		})
+	}
+	err := list()
+	if errors.Is(err, objects.ErrUnavailable) && ctx.Err() == nil {
+		err = list()
+	}
+	return err
 }
 
 // storeError is an S3 error that also is one of environment's.
