@@ -214,16 +214,18 @@ func TestRun_LeftoverThatHoldsOutputDoesNotHoldRun(t *testing.T) {
 }
 
 func TestRun_CancelEndsTheWholeGroup(t *testing.T) {
+	// Between fork and exec a child still has the shell's traps and would swallow the signal, so it is waited for.
+	const child = "sleep 300 &\nwhile [ \"$(cat /proc/$!/comm)\" != sleep ]; do :; done\necho $!\nwait\n"
 	tests := []struct {
 		name, body string
 		grace      time.Duration
 		signal     syscall.Signal
 		code       int
 	}{
-		{"heeds TERM", "#!/bin/sh\nsleep 300 &\necho $!\nwait\n", time.Minute, syscall.SIGTERM, -1},
-		{"tidies up on TERM", "#!/bin/sh\ntrap 'exit 5' TERM\nsleep 300 &\necho $!\nwait\n", time.Minute, 0, 5},
-		{"ends well on TERM", "#!/bin/sh\ntrap 'exit 0' TERM\nsleep 300 &\necho $!\nwait\n", time.Minute, 0, 0},
-		{"ignores TERM", "#!/bin/sh\ntrap '' TERM\nsleep 300 &\necho $!\nwait\n", 50 * time.Millisecond, syscall.SIGKILL, -1},
+		{"heeds TERM", "#!/bin/sh\n" + child, time.Minute, syscall.SIGTERM, -1},
+		{"tidies up on TERM", "#!/bin/sh\ntrap 'exit 5' TERM\n" + child, time.Minute, 0, 5},
+		{"ends well on TERM", "#!/bin/sh\ntrap 'exit 0' TERM\n" + child, time.Minute, 0, 0},
+		{"ignores TERM", "#!/bin/sh\ntrap '' TERM\n" + child, 50 * time.Millisecond, syscall.SIGKILL, -1},
 		{"leaves a deaf child", "#!/bin/sh\nsh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.05; done' &\nwait\n", 100 * time.Millisecond, syscall.SIGTERM, -1},
 	}
 	for _, tt := range tests {
