@@ -194,12 +194,18 @@ func (b *backend) put(c *upstreamConn) {
 	c.idleSince = time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || len(b.idle) >= maxIdleConns {
-		if tcp, ok := c.Conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // nothing is under way on it; a port in TIME_WAIT for each would run the machine out of ports
-		}
+	if b.closed {
 		_ = c.Close()
 		return
+	}
+	if len(b.idle) >= maxIdleConns {
+		// The oldest goes: it is the least use to requests that cannot be repeated. Nothing is under way on it, so it is reset; a port in
+		// TIME_WAIT for each would run the machine out of ports.
+		if tcp, ok := b.idle[0].Conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = b.idle[0].Close()
+		b.removeLocked(0)
 	}
 	b.idle = append(b.idle, c)
 }
