@@ -9,7 +9,8 @@
 //   - Run returns only after the process itself is gone and reaped.
 //   - When ctx ends, the whole group gets SIGTERM, then after Grace SIGKILL. The group's number cannot have passed to others meanwhile: the
 //     leader is reaped last.
-//   - When this process dies, the kernel kills the child (not the child's own children: those are the service manager's).
+//   - When this process dies, the kernel kills the child; the child's own children outlive it until
+//     the service manager ends them, or EndMarked does at the next start.
 package proc
 
 import (
