@@ -30,6 +30,9 @@ func (a *Agent) take(m queue.Message) error {
 		a.duplicate(identity, known)
 		return nil
 	}
+	if body, err := c.Encode(); err == nil {
+		a.Logs.Listener.Debugf("Command message: %s", body)
+	}
 	a.Logs.Listener.Infof("Received command %s (invocation id: %s)", c.CommandName, c.InvocationID)
 	request, refusal := a.judge(c)
 	payload, err := a.accept(identity, c)

@@ -145,14 +145,20 @@ type outbox struct {
 
 	mu      sync.Mutex
 	ctx     context.Context // of the deliveries, from run
-	pending map[string]chan struct{}
+	pending map[string]*delivery
 	early   []string // put before run
 	changed chan struct{}
 	wg      sync.WaitGroup
 }
 
+// delivery is a result being sent.
+type delivery struct {
+	hurry chan struct{} // asks for a try now
+	tried bool          // it failed at least once
+}
+
 func newOutbox(a *Agent) *outbox {
-	return &outbox{agent: a, slots: make(chan struct{}, sendAtOnce), pending: map[string]chan struct{}{}, changed: make(chan struct{})}
+	return &outbox{agent: a, slots: make(chan struct{}, sendAtOnce), pending: map[string]*delivery{}, changed: make(chan struct{})}
 }
 
 // run lets deliveries happen until ctx ends, then waits for those under way.
@@ -180,18 +186,18 @@ func (o *outbox) put(identity string) {
 		o.early = append(o.early, identity)
 		return
 	}
-	if hurry, under := o.pending[identity]; under {
+	if d, under := o.pending[identity]; under {
 		select {
-		case hurry <- struct{}{}:
+		case d.hurry <- struct{}{}:
 		default:
 		}
 		return
 	}
-	hurry, ctx := make(chan struct{}, 1), o.ctx
-	o.pending[identity] = hurry
+	d, ctx := &delivery{hurry: make(chan struct{}, 1)}, o.ctx
+	o.pending[identity] = d
 	o.wg.Go(func() {
-		for done := false; !done; done = o.forget(ctx, identity, hurry) {
-			o.deliver(ctx, identity, hurry)
+		for done := false; !done; done = o.forget(ctx, identity, d) {
+			o.deliver(ctx, identity, d)
 		}
 	})
 }
@@ -200,20 +206,32 @@ func (o *outbox) put(identity string) {
 func (o *outbox) again(identity string) { o.put(identity) }
 
 // forget ends a delivery, unless the result was asked for once more while the sending was under way.
-func (o *outbox) forget(ctx context.Context, identity string, hurry <-chan struct{}) bool {
+func (o *outbox) forget(ctx context.Context, identity string, d *delivery) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	select {
-	case <-hurry:
+	case <-d.hurry:
 		if ctx.Err() == nil {
 			return false
 		}
 	default:
 	}
 	delete(o.pending, identity)
+	o.notify()
+	return true
+}
+
+// notify wakes settle. The caller holds the lock.
+func (o *outbox) notify() {
 	close(o.changed)
 	o.changed = make(chan struct{})
-	return true
+}
+
+func (o *outbox) markTried(d *delivery) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d.tried = true
+	o.notify()
 }
 
 func (o *outbox) waiting() int {
@@ -222,15 +240,20 @@ func (o *outbox) waiting() int {
 	return len(o.pending) + len(o.early)
 }
 
-// settle waits until nothing is pending, at most for d.
+// settle waits until every result was sent or was tried at least once, at most for d: what could not be sent will not be in a moment either.
 func (o *outbox) settle(d time.Duration) {
 	limit := time.NewTimer(d)
 	defer limit.Stop()
 	for {
 		o.mu.Lock()
-		n, changed := len(o.pending), o.changed
+		untried, changed := 0, o.changed
+		for _, p := range o.pending {
+			if !p.tried {
+				untried++
+			}
+		}
 		o.mu.Unlock()
-		if n == 0 {
+		if untried == 0 {
 			return
 		}
 		select {
@@ -242,7 +265,7 @@ func (o *outbox) settle(d time.Duration) {
 }
 
 // deliver tries until the queue took the result, its time is over, or ctx ends; what is left then is found in the journal at the next start.
-func (o *outbox) deliver(ctx context.Context, identity string, hurry <-chan struct{}) {
+func (o *outbox) deliver(ctx context.Context, identity string, d *delivery) {
 	again := newPatience(time.Second, 5*time.Minute)
 	for ctx.Err() == nil {
 		out, ok := o.load(identity)
@@ -262,6 +285,7 @@ func (o *outbox) deliver(ctx context.Context, identity string, hurry <-chan stru
 		if ctx.Err() != nil {
 			return
 		}
+		o.markTried(d)
 		if o.agent.Now().After(out.Until) {
 			o.drop(identity, out, err)
 			return
@@ -270,7 +294,7 @@ func (o *outbox) deliver(ctx context.Context, identity string, hurry <-chan stru
 			o.agent.Logs.Listener.Errorf("Error sending result; will try again: %s", err)
 			o.agent.log.Warn("result not sent yet", slog.String("identity", identity), slog.Any("error", err), slog.Time("until", out.Until))
 		}
-		again.wait(ctx, hurry)
+		again.wait(ctx, d.hurry)
 	}
 }
 

@@ -47,7 +47,10 @@ func (i *infra) promote(_ context.Context, c *hooks.Call) error {
 	if err := c.Save(promotion{had}); err != nil {
 		return err
 	}
-	return atomicfile.WriteFile(i.root.DeployedManifest(), staged, 0o600)
+	if err := atomicfile.WriteFile(i.root.DeployedManifest(), staged, 0o600); err != nil {
+		return fmt.Errorf("write the deployed manifest: %w", err)
+	}
+	return removeFile(i.root.StagedManifest()) // one copy of the properties less
 }
 
 // demote undoes promote. Without what promote saved nothing was changed.
