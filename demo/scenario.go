@@ -65,7 +65,7 @@ func (s *scenario) steps(ctx context.Context) error {
 		title string
 		do    func(context.Context) error
 	}{
-		{"the application's answer through each proxy", func(ctx context.Context) error { return s.answers(ctx, "v1", "hello") }},
+		{"the application's answer through each proxy", func(ctx context.Context) error { return s.answers(ctx, "v1", "Hello") }},
 		{"hello v2 under a steady stream", s.flip},
 		{"setenv GREETING=ahoy under a steady stream", s.setenv},
 		{"an error in the Dockerfile", s.breakWith("dockerfile-error", "Failed to build Docker image aws_beanstalk/staging-app")},
@@ -141,7 +141,7 @@ func (s *scenario) flip(ctx context.Context) error {
 	if err := s.underLoad(ctx, func() error { return s.env.succeeds(ctx, "deploy", app) }); err != nil {
 		return err
 	}
-	return s.answers(ctx, "v2", "hello")
+	return s.answers(ctx, "v2", "Hello")
 }
 
 func (s *scenario) setenv(ctx context.Context) error {
@@ -166,7 +166,7 @@ func (s *scenario) neverHealthy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.staysUp(ctx, "health check", "deploy", app,
+	return s.staysUp(ctx, "did not become healthy within 3s", "deploy", app,
 		"--option", "aws:elasticbeanstalk:application:Application Healthcheck URL=/health",
 		"--option", "aws:elasticbeanstalk:hostmanager:HealthGateTimeout=3")
 }
