@@ -1,12 +1,14 @@
 package docker
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"hostmanager/platform/settings"
@@ -44,7 +46,8 @@ func (g gate) pass(ctx context.Context) error {
 	defer cancel()
 	tick := time.NewTicker(probeInterval)
 	defer tick.Stop()
-	last := errors.New("was not asked")
+	end, _ := bounded.Deadline()
+	var last error
 	for {
 		err := g.probe(bounded)
 		switch {
@@ -52,7 +55,7 @@ func (g gate) pass(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case bounded.Err() == nil:
+		case last == nil || time.Now().Before(end): // the probe that the end cuts off says less than the one before it
 			last = err
 		}
 		select {
@@ -73,44 +76,63 @@ func (g gate) asks() string {
 	return "GET http://" + g.addr + g.check.Path
 }
 
-// probe asks once.
+// maxAnswer bounds what is read of an answer: its status is all that counts.
+const maxAnswer = 64 << 10
+
+// probe asks once. It dials by itself: a http.Transport would go on connecting, to a container that may be gone, after the probe was given up.
 func (g gate) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, g.check.Timeout)
 	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", g.addr)
+	if err != nil {
+		return plainNetError(ctx, err)
+	}
+	defer conn.Close()
 	if g.check.Path == "" {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", g.addr)
-		if err != nil {
-			return plainNetError(ctx, err, g.check.Timeout)
-		}
-		return conn.Close()
+		return nil
 	}
-	return g.get(ctx)
-}
-
-func (g gate) get(ctx context.Context) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.addr+g.check.Path, nil)
-	if err != nil {
-		return fmt.Errorf("cannot be asked: %w", err)
-	}
-	r.Header.Set("User-Agent", "hostmanager-health-check")
-	answer, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(r) // a redirect is an answer like any other
-	if err != nil {
-		return plainNetError(ctx, err, g.check.Timeout)
-	}
-	_, _ = io.CopyN(io.Discard, answer.Body, 4<<10)
-	_ = answer.Body.Close()
-	if !g.check.Codes.Match(answer.StatusCode) {
-		return fmt.Errorf("answered %d, want %s", answer.StatusCode, g.check.Codes)
+	giveUp := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer giveUp()
+	code, err := g.ask(ctx, conn)
+	switch {
+	case err != nil:
+		return plainNetError(ctx, err)
+	case !g.check.Codes.Match(code):
+		return fmt.Errorf("answered %d, want %s", code, g.check.Codes)
 	}
 	return nil
 }
 
+// ask sends the request and returns the final status. A redirect is an answer like any other.
+func (g gate) ask(ctx context.Context, conn net.Conn) (int, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.addr+g.check.Path, nil)
+	if err != nil {
+		return 0, err
+	}
+	r.Close = true
+	r.Header.Set("User-Agent", "hostmanager-health-check")
+	if err := r.Write(conn); err != nil {
+		return 0, err
+	}
+	in := bufio.NewReader(io.LimitReader(conn, maxAnswer))
+	for {
+		answer, err := http.ReadResponse(in, r)
+		if err != nil {
+			return 0, err
+		}
+		_ = answer.Body.Close()
+		if answer.StatusCode >= http.StatusOK || answer.StatusCode == http.StatusSwitchingProtocols {
+			return answer.StatusCode, nil
+		}
+	}
+}
+
 // plainNetError says in a few words what a probe met.
-func plainNetError(ctx context.Context, err error, timeout time.Duration) error {
+func plainNetError(ctx context.Context, err error) error {
 	var op *net.OpError
 	switch {
-	case ctx.Err() != nil:
-		return fmt.Errorf("gave no answer within %s", timeout)
+	case ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
+		return errors.New("gave no answer in time")
 	case errors.As(err, &op):
 		return fmt.Errorf("failed: %w", op.Err)
 	}
