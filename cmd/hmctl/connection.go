@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hostmanager/aws/objects"
+	"hostmanager/aws/profile"
 	"hostmanager/aws/queue"
 	"hostmanager/environment"
 	"hostmanager/fleet"
@@ -55,11 +56,15 @@ func (c *connection) open(ctx context.Context, cmd *cobra.Command) (*fleet.Fleet
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	store, err := objects.New(ctx, objects.Options{Region: c.region})
+	aws, err := profile.Load(ctx, c.region)
 	if err != nil {
 		return nil, err
 	}
-	queues, err := queue.New(ctx, queue.Options{Region: c.region})
+	store, err := objects.New(ctx, objects.Options{Config: aws})
+	if err != nil {
+		return nil, err
+	}
+	queues, err := queue.New(ctx, queue.Options{Config: aws})
 	if err != nil {
 		return nil, err
 	}
