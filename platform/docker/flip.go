@@ -130,6 +130,9 @@ func (p *Platform) beforeFlip(ctx context.Context, next instance, newTree bool) 
 	if err != nil {
 		return flipState{}, 0, fmt.Errorf("ask the proxy for its state: %w", err)
 	}
+	if addr == "" {
+		return st, generation, nil // an undo leads the proxy nowhere again: the zero Target
+	}
 	st.OldTarget = Target{Addr: addr, ID: id, Check: set.Check}
 	if old, ok, err := p.find(ctx, st.Old); err == nil && ok && old.addr == addr {
 		st.OldTarget = old.target()

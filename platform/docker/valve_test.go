@@ -52,12 +52,9 @@ func (v *valve) State(ctx context.Context) (uint64, string, string, error) {
 }
 
 func (v *valve) SetTarget(ctx context.Context, t docker.Target, expect uint64) (uint64, error) {
-	target := proxy.Target{}
-	if t.Addr != "" {
-		target = proxy.Target{
-			Addr: t.Addr, ID: t.ID, Deployment: t.DeploymentID, Serial: t.Serial, VersionLabel: t.VersionLabel,
-			Checks: proxy.Checks{Path: t.Check.Path},
-		}
+	target := proxy.Target{
+		Addr: t.Addr, ID: t.ID, Deployment: t.DeploymentID, Serial: t.Serial, VersionLabel: t.VersionLabel,
+		Checks: proxy.Checks{Path: t.Check.Path, Codes: t.Check.Codes.String()},
 	}
 	s, err := v.client.SetTarget(ctx, target, expect)
 	v.swaps.Add(1)
