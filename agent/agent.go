@@ -102,12 +102,13 @@ type Agent struct {
 	pulse     atomic.Int64 // unix nanoseconds of the last pass of the intake loop
 	started   time.Time
 
-	mu       sync.Mutex // guards the rest
-	queueURL string
-	current  *current // exclusive command under way
-	lastPoll time.Time
-	pollErr  error
-	stop     context.CancelCauseFunc
+	mu        sync.Mutex // guards the rest
+	queueURL  string
+	current   *current // exclusive command under way
+	lastPoll  time.Time
+	pollErr   error
+	bootTimer *time.Timer // of the next try to bring the environment's version
+	stop      context.CancelCauseFunc
 }
 
 // current is the command under way, for status.
@@ -166,6 +167,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.shared.close()
 	intake.Wait()
 	lanes.Wait()
+	a.stopBoot()
 	a.outbox.settle(farewell)
 	a.registrar.farewell(farewell)
 	stopRest(ErrStopped)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -163,6 +165,43 @@ func TestAgent_StagesNeedEachOther(t *testing.T) {
 	w.send(order{name: protocol.CmdAppDeploy, invocation: "op-3", stage: stage(1)})
 	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "the last command here was CMD-RestartAppServer") {
 		t.Errorf("stage 1 after a restart: %+v", e)
+	}
+}
+
+func TestAgent_ConfigDeployBringsSettingsWithoutABundle(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.deployed(order{name: protocol.CmdStartup, manifest: w.version("v1", map[string]string{"A": "one"}, nil), invocation: "first-invocation"})
+	v2 := w.version("v1", map[string]string{"A": "two"}, nil)
+	w.send(order{name: protocol.CmdConfigDeploy, manifest: v2, invocation: "second-invocation"})
+	if e := w.one().entry(); e.Status != protocol.Success || e.Serial != v2.Serial {
+		t.Errorf("result %+v", e)
+	}
+	w.holds(v2)
+	if trees, err := os.ReadDir(w.root.Releases()); err != nil || len(trees) != 1 {
+		t.Errorf("trees %v, %v", trees, err)
+	}
+	w.hook("configdeploy/post/10no", "exit 1")
+	w.send(order{name: protocol.CmdConfigDeploy, manifest: w.version("v1", map[string]string{"A": "three"}, nil)})
+	if e := w.one().entry(); e.Status != protocol.Failure {
+		t.Errorf("result %+v", e)
+	}
+	w.holds(v2)
+}
+
+// The bundle's own hooks run at their places, with the properties and without what belongs to the command.
+func TestAgent_RunsTheBundlesHooks(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	script := "#!/bin/sh\necho \"$0 A=$A CMD=$CMD_NAME\" | sed \"s,.*/.platform/,,\" >> '" + w.root.Join("order") + "'\n"
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", map[string]string{"A": "one"}, map[string]string{
+		"Dockerfile": "FROM scratch\n", ".platform/hooks/prebuild/a": script, ".platform/hooks/predeploy/b": script, ".platform/hooks/postdeploy/c": script,
+		".platform/confighooks/predeploy/d": script,
+	})})
+	w.deployed(order{name: protocol.CmdConfigDeploy, manifest: w.version("v1", map[string]string{"A": "two"}, nil)})
+	want := "hooks/prebuild/a A=one CMD=\nhooks/predeploy/b A=one CMD=\nhooks/postdeploy/c A=one CMD=\nconfighooks/predeploy/d A=two CMD=\n"
+	if got := w.read(w.root.Join("order")); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 
@@ -470,6 +509,38 @@ func TestBuild_SecondAgentOfARootIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "another agent holds the journal") {
 		t.Errorf("error %v", err)
 	}
+}
+
+func TestNotify_TellsSystemd(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	must(t, err)
+	defer socket.Close()
+	must(t, socket.SetReadDeadline(time.Now().Add(30*time.Second)))
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "150000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	next := func() string {
+		b := make([]byte, 100)
+		n, err := socket.Read(b)
+		must(t, err)
+		return string(b[:n])
+	}
+	r := w.start()
+	if got := next(); got != "READY=1" {
+		t.Errorf("first %q", got)
+	}
+	if got := next(); got != "WATCHDOG=1" {
+		t.Errorf("then %q", got)
+	}
+	r.Drain()
+	for got := ""; got != "STOPPING=1"; got = next() {
+		if got != "" && got != "WATCHDOG=1" {
+			t.Errorf("unexpected %q", got)
+		}
+	}
+	must(t, r.wait())
 }
 
 // A throttling, stuttering endpoint delays a command, and runs it once.

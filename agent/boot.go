@@ -64,8 +64,24 @@ func (a *Agent) pushBootAfter(again *patience, front bool) {
 			a.log.Warn("start-up not complete", slog.Any("error", err))
 			a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("The instance could not be brought to the environment's version at start-up: %v. It is tried again.", err)})
 		}
-		time.AfterFunc(again.next(), func() { a.pushBootAfter(again, true) })
+		a.retryBoot(again)
 	}}, front)
+}
+
+// retryBoot tries again later; the lane is free meanwhile.
+func (a *Agent) retryBoot(again *patience) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.bootTimer = time.AfterFunc(again.next(), func() { a.pushBootAfter(again, true) })
+}
+
+// stopBoot gives a pending try up.
+func (a *Agent) stopBoot() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bootTimer != nil {
+		a.bootTimer.Stop()
+	}
 }
 
 // boot does what is due once per boot: PreInit, then the environment's current version.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"hostmanager/agent"
 	"hostmanager/aws/localaws"
@@ -27,7 +30,23 @@ func TestMain(m *testing.M) {
 	if root := os.Getenv(childRoot); root != "" {
 		os.Exit(beAgent(root))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if code == 0 {
+		code = checkGoroutines()
+	}
+	os.Exit(code)
+}
+
+// checkGoroutines tells whether stopped agents left something running. A lumberjack logger keeps a goroutine for good; there is no way to end it.
+func checkGoroutines() int {
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	err := goleak.Find(goleak.IgnoreAnyFunction("gopkg.in/natefinch/lumberjack%2ev2.(*Logger).millRun"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // beAgent is an agent in a process of its own, to be killed.
@@ -237,6 +256,38 @@ func TestKilled_BehindEveryRecord(t *testing.T) {
 	t.Logf("%d records, verdicts %v", perCommand, verdicts)
 	if verdicts[protocol.Failure] == 0 || verdicts[protocol.Success] == 0 {
 		t.Errorf("verdicts %v", verdicts)
+	}
+}
+
+// What a crash left is itself taken back under kills: behind each record of the recovery the agent dies again, and the next one goes on.
+func TestKilled_DuringRecovery(t *testing.T) {
+	w := newWorld(t)
+	r := w.start()
+	v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	must(t, r.stop())
+	const perRecovery = 4 // two steps undone, result, sent
+	for k := 1; k <= perRecovery; k++ {
+		release := w.blocked("appdeploy/post/10wait")
+		child := w.victim()
+		c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version(fmt.Sprintf("k%d", k), nil, nil)})
+		eventually(t, "the hook waits", func() bool { return lastStep(w, c) == "appdeploy/post/10wait" })
+		child.kill()
+		release()
+		before := countRecords(t, w.root)
+		child = w.victim()
+		eventually(t, "the recovery goes on", func() bool { return countRecords(t, w.root) >= before+k })
+		child.kill()
+		r := w.start()
+		seen := map[string]bool{}
+		for !seen[c.InvocationID] {
+			got := w.one()
+			seen[got.InvocationID] = true
+			if e := got.entry(); e.Status != protocol.Failure || !strings.HasPrefix(e.Msg, "interrupted: ") {
+				t.Errorf("killed behind record %d of the recovery: %+v", k, e)
+			}
+		}
+		must(t, r.stop())
+		w.holds(v1)
 	}
 }
 
