@@ -333,6 +333,25 @@ func TestJournalDamaged_AnswersAndTouchesNothing(t *testing.T) {
 	}
 }
 
+// An agent that can no longer journal takes nothing on and ends; the command stays in the queue for the next one.
+func TestJournalBroken_EndsTheAgentAndKeepsTheMessage(t *testing.T) {
+	w := newWorld(t)
+	r := w.start()
+	eventually(t, "boot is done", func() bool {
+		return strings.Contains(w.read(filepath.Join(w.root.AgentState(), "boot.json")), `"self_startup": true`)
+	})
+	must(t, r.Journal.Close())
+	c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	if err := r.wait(); !errors.Is(err, journal.ErrBroken) {
+		t.Errorf("agent ended with %v", err)
+	}
+	a, err := w.queue.Attributes(t.Context(), w.commandQueue())
+	must(t, err)
+	if a["ApproximateNumberOfMessagesNotVisible"] != "1" || w.journalled(c.Identity()).Identity != "" {
+		t.Errorf("queue %v", a)
+	}
+}
+
 // The third signal ends the agent at once; the next start ends its command.
 func TestSignals_ThirdEndsAtOnce(t *testing.T) {
 	w := newWorld(t)

@@ -27,6 +27,9 @@ const keepAfterExpiry = 24 * time.Hour
 // sendAtOnce bounds how many results are being sent at a time.
 const sendAtOnce = 4
 
+// sendTimeout bounds one try, so that a queue that hangs gives its slot back.
+const sendTimeout = 45 * time.Second
+
 // outcome is the payload of a result record: what is sent, where to, until when.
 type outcome struct {
 	Queue   string          `json:"queue"`
@@ -320,6 +323,8 @@ func (o *outbox) try(ctx context.Context, out outcome) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
 	if err := o.spill(ctx, out); err != nil {
 		return err
 	}
