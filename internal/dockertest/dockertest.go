@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
@@ -77,7 +78,7 @@ func Remove(ctx context.Context, c *client.Client, ns string) error {
 	errs = append(errs, err)
 	for _, found := range containers {
 		err := c.ContainerRemove(ctx, found.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-		if !client.IsErrNotFound(err) { // what the test began to remove may be gone by now
+		if !cerrdefs.IsNotFound(err) { // what the test began to remove may be gone by now
 			errs = append(errs, err)
 		}
 	}
@@ -85,7 +86,7 @@ func Remove(ctx context.Context, c *client.Client, ns string) error {
 	errs = append(errs, err)
 	for _, found := range images {
 		_, err := c.ImageRemove(ctx, found.ID, image.RemoveOptions{Force: true, PruneChildren: true})
-		if !client.IsErrNotFound(err) {
+		if !cerrdefs.IsNotFound(err) {
 			errs = append(errs, err)
 		}
 	}

@@ -10,10 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/client"
 
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
@@ -185,7 +185,7 @@ func isName(tag string) bool { return tag != "<none>:<none>" }
 
 func (p *Platform) removeImage(ctx context.Context, ref string) error {
 	_, err := p.cli.ImageRemove(ctx, ref, image.RemoveOptions{PruneChildren: true})
-	if err != nil && !client.IsErrNotFound(err) {
+	if err != nil && !cerrdefs.IsNotFound(err) {
 		return fmt.Errorf("remove image %s: %w", ref, err)
 	}
 	return nil
@@ -209,7 +209,7 @@ func (p *Platform) Purge(ctx context.Context) error {
 	networks, err := p.cli.NetworkList(ctx, network.ListOptions{Filters: p.names.ours()})
 	errs = append(errs, err)
 	for _, n := range networks {
-		if err := p.cli.NetworkRemove(ctx, n.ID); err != nil && !client.IsErrNotFound(err) {
+		if err := p.cli.NetworkRemove(ctx, n.ID); err != nil && !cerrdefs.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("remove network: %w", err))
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/client"
 
 	"hostmanager/hooks"
 	"hostmanager/platform/settings"
@@ -347,5 +347,5 @@ func (p *Platform) restoreTags(ctx context.Context, st flipState) error {
 
 // isGone tells whether what was to be removed is no more, or about to be.
 func isGone(err error) bool {
-	return client.IsErrNotFound(err) || strings.Contains(err.Error(), "is already in progress")
+	return cerrdefs.IsNotFound(err) || strings.Contains(err.Error(), "is already in progress")
 }

@@ -415,3 +415,52 @@ func TestRun_TouchesNothingOfOthers(t *testing.T) {
 	}
 	a.wantAnswer("Hello from a")
 }
+
+func TestRun_TakesWhatDockerrunSaysBesideTheImage(t *testing.T) {
+	f := newFixture(t)
+	dir := dockertest.BuildHello(t, "1")
+	data := t.TempDir()
+	text := `{"AWSEBDockerrunVersion": "1", "Volumes": [{"HostDirectory": "` + data + `", "ContainerDirectory": "/data"}],
+		"Logging": "/var/log/app", "Command": "--name 'two words'"}`
+	if err := os.WriteFile(filepath.Join(dir, "Dockerrun.aws.json"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.deploy(dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"deployment", "restart"} {
+		c, err := f.engine.ContainerInspect(t.Context(), f.state(f.root.CurrentContainerID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{data + ":/data", f.root.ContainerLogs() + ":/var/log/app"}, c.HostConfig.Binds); diff != "" {
+			t.Errorf("binds after the %s (-want +got):\n%s", when, diff)
+		}
+		if diff := cmp.Diff([]string{"--name", "two words"}, []string(c.Config.Cmd)); diff != "" {
+			t.Errorf("command after the %s (-want +got):\n%s", when, diff)
+		}
+		if err := f.command("CMD-RestartAppServer").runOrUnwind(restartDirs); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRun_TakesTheImageAScriptPutBetween stands for an executable hook between 03build and 00run that retags the staging image.
+func TestRun_TakesTheImageAScriptPutBetween(t *testing.T) {
+	f := newFixture(t)
+	f.mustDeploy("first", nil)
+	first := f.state(f.root.CurrentImageID())
+	c := f.command("CMD-AppDeploy")
+	c.configure(nil)
+	c.unpack(dockertest.BuildHello(t, "second"))
+	if err := c.run(t.Context(), f.platform, "appdeploy/pre"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.engine.ImageTag(t.Context(), first, "aws_beanstalk/staging-app:"+f.ns); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.run(t.Context(), f.open(""), "appdeploy/enact", "appdeploy/post"); err != nil { // and in another process
+		t.Fatal(err)
+	}
+	f.wantAnswer("Hello from first")
+}

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
-	"github.com/docker/docker/client"
 )
 
 // Follow copies the output of the application's containers into their log files until ctx ends; then it returns nil. It goes on where an earlier
@@ -108,7 +108,7 @@ func (f *follower) follow(ctx context.Context, id string) {
 	f.active[id] = true
 	f.done.Go(func() {
 		for {
-			if err := f.copyOutput(ctx, id); err != nil && ctx.Err() == nil && !client.IsErrNotFound(err) {
+			if err := f.copyOutput(ctx, id); err != nil && ctx.Err() == nil && !cerrdefs.IsNotFound(err) {
 				f.log.Warn("container output interrupted", "container", shortID(id), "error", err)
 			}
 			if !f.stillRuns(ctx, id) && f.ended(id) {

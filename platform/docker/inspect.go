@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/client"
 )
 
 // errNotOurs marks a container that a state file names but that this platform did not create.
@@ -40,7 +40,7 @@ func (p *Platform) find(ctx context.Context, id string) (in instance, ok bool, e
 		return instance{}, false, nil
 	}
 	found, err := p.cli.ContainerInspect(ctx, id)
-	if client.IsErrNotFound(err) {
+	if cerrdefs.IsNotFound(err) {
 		return instance{}, false, nil
 	}
 	if err != nil {

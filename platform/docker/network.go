@@ -13,9 +13,9 @@ import (
 	"slices"
 	"strings"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/client"
 )
 
 // subnetBits is the size of a namespace's network: 61 addresses, of which a flip needs two or three.
@@ -33,7 +33,7 @@ type bridge struct {
 // ensureNetwork returns the namespace's network, which is made where it is missing.
 func (p *Platform) ensureNetwork(ctx context.Context) (bridge, error) {
 	found, err := p.cli.NetworkInspect(ctx, p.names.network(), network.InspectOptions{})
-	if client.IsErrNotFound(err) {
+	if cerrdefs.IsNotFound(err) {
 		return p.createNetwork(ctx)
 	}
 	if err != nil {

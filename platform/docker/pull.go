@@ -9,8 +9,8 @@ import (
 	"io"
 	"strings"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/client"
 
 	"hostmanager/hooks"
 	"hostmanager/protocol"
@@ -90,7 +90,7 @@ func (p *Platform) needsPull(ctx context.Context, ref string, update bool) (bool
 		return true, nil
 	}
 	_, err := p.cli.ImageInspect(ctx, ref)
-	if err != nil && !client.IsErrNotFound(err) {
+	if err != nil && !cerrdefs.IsNotFound(err) {
 		return false, fmt.Errorf("inspect image %s: %w", ref, err)
 	}
 	return err != nil, nil
