@@ -32,6 +32,9 @@ type Status struct {
 	Evidence     string    `json:"evidence,omitempty"`  // container of the last failed deployment, stopped
 }
 
+// maxQuitLog is the size at which unexpected-quit.log is begun anew; one older one is kept.
+const maxQuitLog = 1 << 20
+
 // statusProbe bounds how long Status waits for the application.
 const statusProbe = 2 * time.Second
 
@@ -112,6 +115,11 @@ func (p *Platform) appendQuit(in instance, last *tail) error {
 	}
 	// In a folder the container may write to: never through a link it could have put there.
 	path := unexpectedQuitLog(p.root)
+	if info, err := os.Lstat(path); err == nil && info.Size() > maxQuitLog { // an application that ends again and again fills no disk
+		if err := os.Rename(path, path+".1"); err != nil {
+			return fmt.Errorf("set old %s aside: %w", path, err)
+		}
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
