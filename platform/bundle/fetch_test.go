@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"

@@ -59,8 +59,9 @@ func bootID() string {
 	return strings.TrimSpace(string(id))
 }
 
-func (s store) file(digest string) string   { return filepath.Join(s.dir, "sha256", digest) }
-func (s store) part(digest string) string   { return filepath.Join(s.dir, "partial", digest+partExt) }
+func (s store) file(digest string) string { return filepath.Join(s.dir, "sha256", digest) }
+func (s store) part(digest string) string { return filepath.Join(s.dir, "partial", digest+partExt) }
+
 func (s store) ranges(digest string) string { return filepath.Join(s.dir, "partial", digest+rangesExt) }
 
 func (s store) open() error {

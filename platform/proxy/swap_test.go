@@ -277,9 +277,18 @@ func TestSetTarget_NoneAnswers503(t *testing.T) {
 func TestSetTarget_RefusesWhatIsNoTarget(t *testing.T) {
 	r := startProxy(t, proxy.Options{})
 	for _, tgt := range []proxy.Target{
-		{Addr: "nohost"}, {Addr: ":80"}, {Addr: "h:0"}, {Addr: "h:65536"}, {Addr: "a b:80"}, {Addr: "h/x:80"},
-		{Addr: "h:1", Checks: proxy.Checks{Path: "x"}}, {Addr: "h:1", Checks: proxy.Checks{Path: "/x y"}}, {Addr: "h:1", Checks: proxy.Checks{Codes: "2xx"}},
-		{Addr: "h:1", Checks: proxy.Checks{Interval: 1}}, {Addr: "h:1", Checks: proxy.Checks{Healthy: -1}}, {Addr: "h:1", ID: strings.Repeat("x", 600)},
+		{Addr: "nohost"},
+		{Addr: ":80"},
+		{Addr: "h:0"},
+		{Addr: "h:65536"},
+		{Addr: "a b:80"},
+		{Addr: "h/x:80"},
+		{Addr: "h:1", Checks: proxy.Checks{Path: "x"}},
+		{Addr: "h:1", Checks: proxy.Checks{Path: "/x y"}},
+		{Addr: "h:1", Checks: proxy.Checks{Codes: "2xx"}},
+		{Addr: "h:1", Checks: proxy.Checks{Interval: 1}},
+		{Addr: "h:1", Checks: proxy.Checks{Healthy: -1}},
+		{Addr: "h:1", ID: strings.Repeat("x", 600)},
 	} {
 		if _, err := r.SetTarget(testContext(t), tgt, 0); !errors.Is(err, proxy.ErrRefused) {
 			t.Errorf("%+v: %v", tgt, err)

@@ -169,8 +169,20 @@ func TestChecker_StatusNeedsOutcomesInARow(t *testing.T) {
 		err  error
 		want string
 	}{
-		{bad, CheckUnknown}, {nil, CheckUnknown}, {nil, CheckUnknown}, {nil, CheckPassing}, {bad, CheckPassing}, {nil, CheckPassing},
-		{bad, CheckPassing}, {bad, CheckFailing}, {nil, CheckFailing}, {nil, CheckFailing}, {bad, CheckFailing}, {nil, CheckFailing}, {nil, CheckFailing}, {nil, CheckPassing},
+		{bad, CheckUnknown},
+		{nil, CheckUnknown},
+		{nil, CheckUnknown},
+		{nil, CheckPassing},
+		{bad, CheckPassing},
+		{nil, CheckPassing},
+		{bad, CheckPassing},
+		{bad, CheckFailing},
+		{nil, CheckFailing},
+		{nil, CheckFailing},
+		{bad, CheckFailing},
+		{nil, CheckFailing},
+		{nil, CheckFailing},
+		{nil, CheckPassing},
 	} {
 		c.note(step.err, time.Unix(int64(i), 0))
 		if got := c.snapshot().Status; got != step.want {
