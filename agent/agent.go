@@ -98,6 +98,7 @@ type Agent struct {
 
 	drain     chan struct{} // closed by Drain
 	worked    chan struct{} // a command began or ended
+	recovered chan struct{} // closed when what an earlier agent left is put right
 	drainOnce sync.Once
 	pulse     atomic.Int64 // unix nanoseconds of the last pass of the intake loop
 	started   time.Time
@@ -123,7 +124,7 @@ type current struct {
 func New(p Parts) *Agent {
 	a := &Agent{
 		Parts: p, log: p.Logs.Structured, base: context.Background(),
-		exclusive: newLane(1), shared: newLane(p.Config.SharedCommands), drain: make(chan struct{}), worked: make(chan struct{}, 1),
+		exclusive: newLane(1), shared: newLane(p.Config.SharedCommands), drain: make(chan struct{}), worked: make(chan struct{}, 1), recovered: make(chan struct{}),
 		queueURL: p.Config.CommandQueueURL, started: p.Now(),
 	}
 	a.outbox = newOutbox(a)
@@ -210,8 +211,17 @@ func (a *Agent) alive(ctx context.Context) {
 	}
 }
 
-// follow keeps the application's output flowing into its log file.
+// awaitRecovery waits until what an earlier agent left is put right.
+func (a *Agent) awaitRecovery(ctx context.Context) {
+	select {
+	case <-a.recovered:
+	case <-ctx.Done():
+	}
+}
+
+// follow keeps the application's output flowing into its log file, once it is settled what is the application.
 func (a *Agent) follow(ctx context.Context) {
+	a.awaitRecovery(ctx)
 	again := newPatience(time.Second, time.Minute)
 	for ctx.Err() == nil {
 		began := a.Now()

@@ -33,6 +33,7 @@ func (a *Agent) recoverAll() {
 			waiting = append(waiting, j)
 		}
 	}
+	a.exclusive.push(job{identity: "recovered", do: func(context.Context) { close(a.recovered) }}, false)
 	a.pushBoot(false)
 	for _, j := range waiting {
 		if a.refuseAgain(j) {

@@ -39,6 +39,7 @@ func (r *registrar) poke() {
 }
 
 func (r *registrar) run(ctx context.Context) {
+	r.agent.awaitRecovery(ctx) // what is told of the application is true from the first time on
 	tick := time.NewTicker(r.agent.Config.RegisterInterval)
 	defer tick.Stop()
 	for {
