@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,6 +126,41 @@ func (w *world) holds(v protocol.Current) {
 	if _, err := os.Stat((&filePlatform{w.root}).file("starting")); !errors.Is(err, os.ErrNotExist) {
 		w.t.Errorf("something half started was left: %v", err)
 	}
+}
+
+// A hook's children outlive an agent that is killed. The next agent ends them before it undoes anything, and nothing else.
+func TestKilled_EndsWhatHooksLeftRunning(t *testing.T) {
+	w := newWorld(t)
+	pid := filepath.Join(t.TempDir(), "pid")
+	w.hook("appdeploy/pre/05child", "setsid sh -c 'echo $$ > "+pid+".new; mv "+pid+".new "+pid+"; exec sleep 300' & wait")
+	other := exec.Command("sleep", "300")
+	must(t, other.Start())
+	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
+	v := w.victim()
+	w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	eventually(t, "the hook's child runs", func() bool { _, err := os.Stat(pid); return err == nil })
+	child, err := strconv.Atoi(strings.TrimSpace(w.read(pid)))
+	must(t, err)
+	v.kill()
+	if !alive(child) {
+		t.Fatal("the child did not outlive the agent; the test shows nothing")
+	}
+	must(t, os.Remove(w.root.HookDir("appdeploy/pre/05child")))
+	r := w.start()
+	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "interrupted") {
+		t.Errorf("result %+v", e)
+	}
+	must(t, r.stop())
+	if alive(child) {
+		t.Error("the child still runs")
+	}
+	must(t, other.Process.Signal(syscall.Signal(0)))
+}
+
+// alive tells whether the process runs; one that ended and waits to be reaped has no environment any more.
+func alive(pid int) bool {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return err == nil && len(env) > 0
 }
 
 func TestKilled_AcceptedAndRunning(t *testing.T) {

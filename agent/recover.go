@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"hostmanager/commandproc"
+	"hostmanager/hooks"
+	"hostmanager/internal/proc"
 	"hostmanager/journal"
 	"hostmanager/protocol"
 )
@@ -112,7 +114,22 @@ func (a *Agent) endInterrupted(ctx context.Context, j commandproc.Job, lost bool
 		a.finish(j, a.Processor.Lost(j))
 		return
 	}
+	a.endLeftovers(ctx, j)
 	a.finish(j, a.Processor.Interrupted(ctx, j, a.Platform.Recover))
+}
+
+// leftoverGrace is what processes of an interrupted command get to end by themselves.
+const leftoverGrace = 2 * time.Second
+
+// endLeftovers ends what the hooks of an interrupted command left running: the kernel ended the agent's child, not its children.
+func (a *Agent) endLeftovers(ctx context.Context, j commandproc.Job) {
+	ctx, cancel := context.WithTimeout(ctx, 5*leftoverGrace)
+	defer cancel()
+	mark := hooks.Mark(a.Root, hooks.Deployment{CommandName: j.Request.CommandName, InvocationID: j.Command.InvocationID})
+	n, err := proc.EndMarked(ctx, mark, leftoverGrace)
+	if n > 0 || err != nil {
+		a.log.Warn("processes of an interrupted command ended", slog.String("identity", j.Identity), slog.Int("processes", n), slog.Any("error", err))
+	}
 }
 
 // marshalIndent is for files people read.

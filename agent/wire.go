@@ -180,7 +180,7 @@ func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare platform %s: %w", b.Config.Platform, err)
 	}
-	dirs, err := hooks.New(hooks.Options{Root: b.Root, Builtins: withBundleHooks(b.Root, builtins), Replaceable: b.replaceable, Log: b.logs.Structured})
+	dirs, err := hooks.New(hooks.Options{Root: b.Root, Builtins: withBundleHooks(b.Root, b.logs.Hooks, builtins), Replaceable: b.replaceable, Log: b.logs.Structured})
 	if err != nil {
 		return nil, fmt.Errorf("prepare hooks: %w", err)
 	}
@@ -229,7 +229,7 @@ func (b *builder) replaceable() []string {
 }
 
 // withBundleHooks puts the bundle's own hooks (.platform) at their places among the platform's.
-func withBundleHooks(root layout.Root, builtins map[string][]hooks.Builtin) map[string][]hooks.Builtin {
+func withBundleHooks(root layout.Root, log io.Writer, builtins map[string][]hooks.Builtin) map[string][]hooks.Builtin {
 	all := map[string][]hooks.Builtin{}
 	for dir, list := range builtins {
 		all[dir] = slices.Clone(list)
@@ -244,7 +244,7 @@ func withBundleHooks(root layout.Root, builtins map[string][]hooks.Builtin) map[
 	} {
 		all[place.dir] = append(all[place.dir], hooks.PlatformHook(place.name, func(*hooks.Call) (hooks.Bundle, error) {
 			_, s, err := settings.ReadContainerConfiguration(root)
-			return hooks.Bundle{Tree: place.tree, Dir: place.moment, Properties: s.EnvironmentList()}, err
+			return hooks.Bundle{Tree: place.tree, Dir: place.moment, Properties: s.EnvironmentList(), Log: log}, err
 		}))
 	}
 	return all

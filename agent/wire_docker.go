@@ -42,7 +42,9 @@ func (v valve) State(ctx context.Context) (generation uint64, addr, id string, e
 
 // SetTarget implements docker.Valve.
 func (v valve) SetTarget(ctx context.Context, t docker.Target, expect uint64) (uint64, error) {
-	swap, err := v.proxy.SetTarget(ctx, proxy.Target{Addr: t.Addr, ID: t.ID, Checks: checks(t.Check)}, expect)
+	swap, err := v.proxy.SetTarget(ctx, proxy.Target{
+		Addr: t.Addr, ID: t.ID, Deployment: t.DeploymentID, Serial: t.Serial, VersionLabel: t.VersionLabel, Checks: checks(t.Check),
+	}, expect)
 	return swap.Generation, err
 }
 

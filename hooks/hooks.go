@@ -2,6 +2,8 @@ package hooks
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -44,6 +46,13 @@ type Call struct {
 	// value counts.
 	Save  func(v any) error
 	Saved json.RawMessage
+}
+
+// Mark is an entry of the environment that every process of a command's executable hooks carries, and no other process does: after a crash,
+// whatever still runs of an interrupted command is found by it.
+func Mark(root layout.Root, d Deployment) string {
+	sum := sha256.Sum256([]byte(string(root) + "\x00" + d.CommandName + "\x00" + d.InvocationID))
+	return "HOSTMANAGER_COMMAND=" + hex.EncodeToString(sum[:16])
 }
 
 // Recorder journals the steps of one command. Every method returns after the record is durable.

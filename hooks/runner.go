@@ -161,7 +161,7 @@ func (s *sequence) one(ctx context.Context, e entry, output io.Writer) error {
 
 // file runs an executable file.
 func (s *sequence) file(ctx context.Context, e entry, call Call) error {
-	res, err := proc.Run(ctx, proc.Command{Path: e.path, Dir: s.dir, Env: s.env, Output: call.Output, Log: call.Log, Grace: s.grace})
+	res, err := proc.Run(ctx, proc.Command{Path: e.path, Dir: s.dir, Env: append(s.env[:len(s.env):len(s.env)], Mark(call.Root, call.Deployment)), Output: call.Output, Log: call.Log, Grace: s.grace})
 	if res.HeldOpen {
 		call.Log.Warn("hook left a process that held its output open", slog.String("hook", e.path))
 	}

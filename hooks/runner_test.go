@@ -335,10 +335,12 @@ func TestRun_EnvironmentOfFiles(t *testing.T) {
 	b := newBench(t)
 	t.Setenv("INHERITED", "no")
 	b.file(dir, "00env", "#!/bin/sh\nenv | grep -v ^EB_EVENT_FILE | sort; pwd; test -w \"$EB_EVENT_FILE\" && echo writable\n", 0o755)
-	if err := b.runner(hooks.Options{}).Run(t.Context(), b.call(dir, "EB_REQUEST_ID=r", "HOME=/home/x"), b, nil); err != nil {
+	call := b.call(dir, "EB_REQUEST_ID=r", "HOME=/home/x")
+	if err := b.runner(hooks.Options{}).Run(t.Context(), call, b, nil); err != nil {
 		t.Fatal(err)
 	}
-	want := "EB_REQUEST_ID=r\nHOME=/home/x\nLANG=en_US.UTF-8\nPATH=" + hooks.DefaultPath + "\nPWD=" + string(b.root) + "\n" + string(b.root) + "\nwritable\n"
+	mark := hooks.Mark(b.root, call.Deployment)
+	want := "EB_REQUEST_ID=r\nHOME=/home/x\n" + mark + "\nLANG=en_US.UTF-8\nPATH=" + hooks.DefaultPath + "\nPWD=" + string(b.root) + "\n" + string(b.root) + "\nwritable\n"
 	if got := b.output.String(); got != want {
 		t.Errorf("got\n%s, want\n%s", got, want)
 	}

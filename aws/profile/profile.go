@@ -13,6 +13,7 @@ import (
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
+	"github.com/aws/smithy-go/logging"
 
 	"hostmanager/aws"
 )
@@ -25,5 +26,6 @@ func Load(ctx context.Context, region string) (*sdk.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load AWS configuration: %w", err)
 	}
+	cfg.Logger = logging.Nop{} // what matters comes back as an error
 	return &cfg, nil
 }

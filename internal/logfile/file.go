@@ -57,6 +57,7 @@ type Set struct {
 	Listener   *Listener
 	Processor  *Processor
 	Activity   *Activity
+	Hooks      io.Writer // eb-hooks.log: what the bundle's own hooks print
 	Structured *slog.Logger
 	files      []*File
 }
@@ -85,12 +86,26 @@ func OpenSet(o Options) *Set {
 	s.Listener = NewListener(open("cfn-hup.log", 5), o.Redact, o.Now)
 	s.Processor = NewProcessor(open("eb-commandprocessor.log", 10), o.Redact, o.Now, o.PID)
 	s.Activity = NewActivity(open("eb-activity.log", 10), o.Redact, o.Now, o.PID)
+	s.Hooks = redacted{open("eb-hooks.log", 10), o.Redact}
 	var out io.Writer = open("hostmanager.log", 10)
 	if o.Also != nil {
 		out = io.MultiWriter(out, o.Also)
 	}
 	s.Structured = slog.New(StructuredHandler(out, o.Redact, o.Level))
 	return s
+}
+
+// redacted masks each write by itself: hooks' output arrives in whole lines.
+type redacted struct {
+	w      io.Writer
+	redact Redactor
+}
+
+func (r redacted) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(r.w, r.redact.String(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // Reopen reopens all files.

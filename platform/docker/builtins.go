@@ -17,14 +17,14 @@ import (
 // Hooks returns the platform's built-in hooks by hook directory. The order within a directory is that of the names, executable files among them.
 func (p *Platform) Hooks() map[string][]hooks.Builtin {
 	run := func(name string, run func(context.Context, *hooks.Call) error) hooks.Builtin {
-		return hooks.Builtin{Name: name, Semantics: protocol.Repeatable, Run: run}
+		return hooks.Builtin{Name: name, Semantics: protocol.Repeatable, Run: p.connected(run)}
 	}
 	// A container is started, and switched to, in steps that can be taken back; everything else can be done again.
 	start := func(run func(context.Context, *hooks.Call) error) hooks.Builtin {
-		return hooks.Builtin{Name: "00run", Semantics: protocol.Compensated, Run: run, Undo: p.undoRun}
+		return hooks.Builtin{Name: "00run", Semantics: protocol.Compensated, Run: p.connected(run), Undo: p.connected(p.undoRun)}
 	}
 	flip := func(run func(context.Context, *hooks.Call) error) hooks.Builtin {
-		return hooks.Builtin{Name: "01flip", Semantics: protocol.Compensated, Run: run, Undo: p.undoFlip}
+		return hooks.Builtin{Name: "01flip", Semantics: protocol.Compensated, Run: p.connected(run), Undo: p.connected(p.undoFlip)}
 	}
 	// A change of configuration and a restart are the same flip with the image that serves.
 	enactCurrent := []hooks.Builtin{start(p.runCurrent), flip(p.flipCurrent)}
@@ -50,7 +50,7 @@ func (p *Platform) Hooks() map[string][]hooks.Builtin {
 func (p *Platform) checkEngine(ctx context.Context, c *hooks.Call) error {
 	version, err := p.cli.ServerVersion(ctx)
 	if err != nil {
-		return fmt.Errorf("ask the Docker Engine at %s (install and start Docker Engine 20.10 or later): %w", p.cli.DaemonHost(), err)
+		return fmt.Errorf("ask the Docker Engine for its version: %w", err)
 	}
 	fmt.Fprintln(c.Output, "Docker Engine", version.Version, "API", version.APIVersion)
 	return p.makeLogFolder()

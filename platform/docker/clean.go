@@ -193,6 +193,9 @@ func (p *Platform) removeImage(ctx context.Context, ref string) error {
 
 // Purge removes everything of the namespace from the Engine: containers, images, network. It is for taking an instance apart, not for its life.
 func (p *Platform) Purge(ctx context.Context) error {
+	if err := p.connect(ctx); err != nil {
+		return err
+	}
 	if err := p.Wait(ctx); err != nil {
 		return err
 	}

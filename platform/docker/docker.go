@@ -27,6 +27,7 @@ import (
 
 	"github.com/docker/docker/client"
 
+	"hostmanager/hooks"
 	"hostmanager/internal/layout"
 	"hostmanager/platform/settings"
 )
@@ -79,6 +80,9 @@ type Platform struct {
 	mu    sync.Mutex
 	tasks []<-chan struct{} // of the background work, closed when done
 
+	meeting sync.Mutex
+	met     bool // the API version is agreed
+
 	// fault, where a test sets it, is asked at every named point between two effects; an error from it stands for a crash there.
 	fault func(point string) error
 }
@@ -120,6 +124,33 @@ func New(o Options) (*Platform, error) {
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	return p, nil
+}
+
+// connect agrees with the Engine on a version of the API, once. The client would do so by itself at its first request, but it reads the version
+// without a lock while another request negotiates it.
+func (p *Platform) connect(ctx context.Context) error {
+	p.meeting.Lock()
+	defer p.meeting.Unlock()
+	if p.met {
+		return nil
+	}
+	ping, err := p.cli.Ping(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the Docker Engine at %s (install and start Docker Engine 20.10 or later): %w", p.cli.DaemonHost(), err)
+	}
+	p.cli.NegotiateAPIVersionPing(ping)
+	p.met = true
+	return nil
+}
+
+// connected makes a hook that needs the Engine.
+func (p *Platform) connected(do func(context.Context, *hooks.Call) error) func(context.Context, *hooks.Call) error {
+	return func(ctx context.Context, c *hooks.Call) error {
+		if err := p.connect(ctx); err != nil {
+			return err
+		}
+		return do(ctx, c)
+	}
 }
 
 // Wait returns when the background work of finished commands is done, at the latest after a container's time to stop, or with the cause of ctx.

@@ -55,6 +55,9 @@ func (f *follower) watch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer f.done.Wait()
 	defer cancel()
+	if err := f.connect(ctx); err != nil {
+		return err
+	}
 	only := f.names.ours()
 	only.Add("type", string(events.ContainerEventType))
 	only.Add("event", string(events.ActionStart))

@@ -16,6 +16,9 @@ import (
 // the proxy leads to it, leavings are gone. What was staged for a second stage that may still come stays. It can be called at any time when no
 // exclusive command runs, and again.
 func (p *Platform) Recover(ctx context.Context) error {
+	if err := p.connect(ctx); err != nil {
+		return err
+	}
 	if err := p.Wait(ctx); err != nil {
 		return err
 	}

@@ -56,6 +56,9 @@ func (p *Platform) Status(ctx context.Context) (Status, error) {
 		return s, nil
 	}
 	s.ContainerID = shortID(id)
+	if err := p.connect(ctx); err != nil {
+		return s, err
+	}
 	in, ok, err := p.find(ctx, id)
 	if err != nil {
 		return s, err
