@@ -14,8 +14,12 @@ import (
 	"hostmanager/platform/settings"
 )
 
-// probeInterval is how often the gate asks.
-const probeInterval = 100 * time.Millisecond
+// probeInterval is how often the gate asks. Most containers listen a few milliseconds after their start, so the first probes come sooner: the
+// pause begins at firstPause and doubles until it is probeInterval.
+const (
+	firstPause    = 2 * time.Millisecond
+	probeInterval = 100 * time.Millisecond
+)
 
 // errExited is what closes a gate at once: the container is not there to become healthy.
 var errExited = errors.New("container ended")
@@ -44,11 +48,11 @@ func (e *closedError) Unwrap() error { return e.last }
 func (g gate) pass(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	tick := time.NewTicker(probeInterval)
-	defer tick.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	end, _ := bounded.Deadline()
 	var last error
-	for {
+	for wait := firstPause; ; wait = min(2*wait, probeInterval) {
 		err := g.probe(bounded)
 		switch {
 		case err == nil:
@@ -58,13 +62,14 @@ func (g gate) pass(ctx context.Context) error {
 		case last == nil || time.Now().Before(end): // the probe that the end cuts off says less than the one before it
 			last = err
 		}
+		pause.Reset(wait)
 		select {
 		case <-bounded.Done():
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 			return &closedError{asked: g.asks(), timeout: g.timeout, last: last}
-		case <-tick.C:
+		case <-pause.C:
 		}
 	}
 }
