@@ -30,7 +30,7 @@ demo: docker build ## deploy testdata/apps/hello to two instances, flip it under
 
 .PHONY: test
 test: docker ## every test, with the race detector and the Docker Engine
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+	CI=true CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
 
 .PHONY: test-aws
 test-aws: ## the wire suite against AWS_ENDPOINT_URL=... (LocalStack: testdata/localstack/compose.yaml)
@@ -52,8 +52,8 @@ bench: docker build ## the figures of docs/architecture.md, as ratios in one run
 	@scripts/bench -bin $(BUILD) -count $(COUNT)
 
 .PHONY: chaos
-chaos: docker ## kill -9 the agent at every point between two journal records of real deployments
-	CGO_ENABLED=1 $(GO) test -race -count=1 -run 'Killed|Crash' ./agent/... ./journal/... ./platform/... ./e2e/...
+chaos: docker ## kill -9 agent, proxy, hmctl, downloads and journal writers at every point tests know, with Docker too
+	CI=true CGO_ENABLED=1 $(GO) test -race -count=1 -run 'Kill|Crash|Undo|Interrupt' ./agent/... ./cmd/... ./dev/... ./fleet/... ./journal/... ./platform/...
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=20s

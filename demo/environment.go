@@ -26,9 +26,10 @@ type environment struct {
 	ID        string `json:"environment"`
 	Bucket    string `json:"bucket"`
 	Instances []struct {
-		ID   string `json:"id"`
-		URL  string `json:"url"`
-		Root string `json:"root"`
+		ID        string `json:"id"`
+		URL       string `json:"url"`
+		Root      string `json:"root"`
+		Namespace string `json:"docker_namespace"`
 	} `json:"instances"`
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -56,7 +57,12 @@ func run(ctx context.Context, o options) (err error) {
 	if s.env, err = startEnvironment(ctx, s.options, filepath.Join(dir, "dev"), first, 2); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.env.stop()) }()
+	defer func() {
+		err = errors.Join(err, s.env.stop())
+		if err == nil {
+			err = s.nothingLeft()
+		}
+	}()
 	return s.steps(ctx)
 }
 
@@ -79,6 +85,20 @@ func (s *scenario) steps(ctx context.Context) error {
 		}
 	}
 	s.title("everything held; cleaning up")
+	return nil
+}
+
+// nothingLeft checks that the environment took everything with it: whatever it made carries the label of one of its namespaces.
+func (s *scenario) nothingLeft() error {
+	for _, what := range [][]string{{"ps", "-aq"}, {"images", "-q"}, {"network", "ls", "-q"}} {
+		for _, i := range s.env.Instances {
+			out, err := exec.Command("docker", append(what, "--filter", "label=hostmanager="+i.Namespace)...).CombinedOutput()
+			if err != nil || len(out) > 0 {
+				return fmt.Errorf("docker %s still shows something of %s: %s (%w)", strings.Join(what, " "), i.ID, out, err)
+			}
+		}
+	}
+	fmt.Fprintln(s.Out, "no container, image, network or process of it is left")
 	return nil
 }
 
@@ -157,7 +177,10 @@ func (s *scenario) breakWith(variant, sentence string) func(context.Context) err
 		if err != nil {
 			return err
 		}
-		return s.staysUp(ctx, sentence, "deploy", app)
+		if err := s.staysUp(ctx, sentence, "deploy", app); err != nil {
+			return err
+		}
+		return s.evidence(ctx, variant == "exits-at-once")
 	}
 }
 
@@ -166,9 +189,12 @@ func (s *scenario) neverHealthy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.staysUp(ctx, "did not become healthy within 3s", "deploy", app,
+	if err := s.staysUp(ctx, "did not become healthy within 3s", "deploy", app,
 		"--option", "aws:elasticbeanstalk:application:Application Healthcheck URL=/health",
-		"--option", "aws:elasticbeanstalk:hostmanager:HealthGateTimeout=3")
+		"--option", "aws:elasticbeanstalk:hostmanager:HealthGateTimeout=3"); err != nil {
+		return err
+	}
+	return s.evidence(ctx, true)
 }
 
 // breakOne gives the first instance, and not the second, the hook that makes a file the build needs.
@@ -187,7 +213,10 @@ func (s *scenario) breakOne(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.staysUp(ctx, "Summary: [Successful: 1, Failed: 1].", "deploy", app)
+	if err := s.staysUp(ctx, "Summary: [Successful: 1, Failed: 1].", "deploy", app); err != nil {
+		return err
+	}
+	return s.evidence(ctx, false)
 }
 
 // staysUp runs an operation that must fail with the sentence while both instances go on serving v2 and current does not move.
@@ -210,16 +239,35 @@ func (s *scenario) staysUp(ctx context.Context, sentence string, args ...string)
 	if before != after {
 		return errors.New("current moved to a version that failed")
 	}
-	return s.evidence()
+	return nil
 }
 
-// evidence lists what the failed deployment left for its reader.
-func (s *scenario) evidence() error {
+// evidence checks what the failed deployment left for its reader: the build log everywhere, and where a container was started, that container,
+// stopped, and its tree.
+func (s *scenario) evidence(ctx context.Context, started bool) error {
 	for _, i := range s.env.Instances {
-		kept, _ := filepath.Glob(filepath.Join(i.Root, "var/lib/hostmanager/agent/evidence/*"))
-		for _, k := range kept {
-			fmt.Fprintf(s.Out, "%s  evidence: %s\n", i.ID, strings.TrimPrefix(k, i.Root))
+		kept := filepath.Join(i.Root, "var/lib/hostmanager/agent/evidence")
+		logs, err := filepath.Glob(filepath.Join(kept, "*.build.log"))
+		if err != nil || len(logs) != 1 {
+			return fmt.Errorf("%s keeps %d build logs, want one (%w)", i.ID, len(logs), err)
 		}
+		fmt.Fprintf(s.Out, "%s  evidence: %s\n", i.ID, strings.TrimPrefix(logs[0], i.Root))
+		tree := filepath.Join(i.Root, "var/app/releases", strings.TrimSuffix(filepath.Base(logs[0]), ".build.log"))
+		if _, err := os.Stat(tree); err != nil {
+			return fmt.Errorf("the failed version's tree is gone: %w", err)
+		}
+		if !started {
+			continue
+		}
+		id, err := os.ReadFile(filepath.Join(kept, "container-id"))
+		if err != nil {
+			return fmt.Errorf("%s keeps no failed container: %w", i.ID, err)
+		}
+		out, err := exec.CommandContext(ctx, "docker", "inspect", "-f", "{{.State.Status}}", strings.TrimSpace(string(id))).CombinedOutput()
+		if state := strings.TrimSpace(string(out)); err != nil || state != "exited" {
+			return fmt.Errorf("the failed container %s is %q, want exited (%w)", id, state, err)
+		}
+		fmt.Fprintf(s.Out, "%s  evidence: container %s, exited\n", i.ID, strings.TrimSpace(string(id)))
 	}
 	return nil
 }

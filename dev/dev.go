@@ -75,9 +75,10 @@ type Room struct {
 
 // Instance is one instance of a room.
 type Instance struct {
-	ID   string `json:"id"`
-	URL  string `json:"url"`
-	Root string `json:"root"`
+	ID        string `json:"id"`
+	URL       string `json:"url"`
+	Root      string `json:"root"`
+	Namespace string `json:"docker_namespace"`
 }
 
 // Run makes a room, deploys Dir to it and keeps it until ctx ends. The credentials in the process's environment are used, whatever they are. An

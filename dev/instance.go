@@ -31,12 +31,13 @@ func (r *room) instance(ctx context.Context, n int, namespace string) error {
 	if err != nil {
 		return err
 	}
-	config := fmt.Sprintf("environment_id: %s\ninstance_id: %s\nregion: %s\nbucket: %s\nlisten: %s\ndocker_namespace: dev-%s-%d\n",
-		DefaultEnvironment, id, region, DefaultBucket, addr, namespace, n)
+	own := fmt.Sprintf("dev-%s-%d", namespace, n)
+	config := fmt.Sprintf("environment_id: %s\ninstance_id: %s\nregion: %s\nbucket: %s\nlisten: %s\ndocker_namespace: %s\n",
+		DefaultEnvironment, id, region, DefaultBucket, addr, own)
 	if err := atomicfile.WriteFile(root.ConfigFile(), []byte(config), 0o644); err != nil {
 		return err
 	}
-	r.about.Instances = append(r.about.Instances, Instance{ID: id, URL: "http://" + addr, Root: string(root)})
+	r.about.Instances = append(r.about.Instances, Instance{ID: id, URL: "http://" + addr, Root: string(root), Namespace: own})
 	if err := r.start(ctx, root, id, "proxy", "--listen", addr); err != nil {
 		return err
 	}

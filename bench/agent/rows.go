@@ -127,7 +127,7 @@ func pickup(ctx context.Context, s settings) error {
 }
 
 // engine deploys a tiny app through the agent and, in turn, with the docker CLI in a shell script: build, run, ask until it answers 200.
-func engine(ctx context.Context, s settings) error {
+func engine(ctx context.Context, s settings) (err error) {
 	st, err := newStand(ctx, s)
 	if err != nil {
 		return err
@@ -148,6 +148,7 @@ func engine(ctx context.Context, s settings) error {
 		return err
 	}
 	fmt.Println("docker CLI:", cli)
+	defer func() { err = errors.Join(err, cleanShell(cli, st.namespace()), cleanShell(cli, "probe")) }()
 	var ours, shell spread
 	for i := range s.count + 1 { // the first of each fills the caches and does not count
 		d, err := deployOnce(ctx, st, app, i)
@@ -164,7 +165,20 @@ func engine(ctx context.Context, s settings) error {
 	}
 	fmt.Printf("CMD-AppDeploy, send to result: %v\ndocker CLI in a shell script:  %v\nratio of medians:              %.2f\n",
 		ours, shell, float64(ours.at(0.5))/float64(shell.at(0.5)))
-	return exec.CommandContext(ctx, "docker", "rmi", "-f", shellImage(st)).Run()
+	return nil
+}
+
+// cleanShell removes what the script's side made, by its label.
+func cleanShell(cli, label string) error {
+	out, err := exec.Command(cli, "images", "-q", "--filter", "label=hostmanager-bench="+label).Output()
+	if err != nil {
+		return fmt.Errorf("list the script's images: %w", err)
+	}
+	ids := strings.Fields(string(out))
+	if len(ids) == 0 {
+		return nil
+	}
+	return exec.Command(cli, append([]string{"rmi", "-f"}, ids...)...).Run()
 }
 
 func deployOnce(ctx context.Context, st *stand, app string, i int) (time.Duration, error) {
@@ -192,7 +206,7 @@ func shellImage(st *stand) string { return "hostmanager-bench-shell:" + st.names
 
 // shellScript is what a careful person writes by hand. It never sleeps; curl retries at once.
 const shellScript = `set -eu
-"$0" build -q -t "$1" "$2" >/dev/null
+"$0" build -q --label hostmanager-bench="$3" -t "$1" "$2" >/dev/null
 id=$("$0" run -d --label hostmanager-bench="$3" "$1")
 ip=$("$0" inspect -f '{{.NetworkSettings.IPAddress}}' "$id")
 until curl -sf -o /dev/null --connect-timeout 1 "http://$ip:8080/"; do :; done
