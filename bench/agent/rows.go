@@ -128,21 +128,11 @@ func pickup(ctx context.Context, s settings) error {
 
 // engine deploys a tiny app through the agent and, in turn, with the docker CLI in a shell script: build, run, ask until it answers 200.
 func engine(ctx context.Context, s settings) (err error) {
-	st, err := newStand(ctx, s)
+	st, app, err := servingStand(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = st.close() }()
-	if err := st.startProxy(ctx); err != nil {
-		return err
-	}
-	if err := st.startAgent(); err != nil {
-		return err
-	}
-	app, err := buildApp(ctx, st.dir)
-	if err != nil {
-		return err
-	}
 	cli, err := dockerCLI(ctx)
 	if err != nil {
 		return err
@@ -244,21 +234,11 @@ func shellOnce(ctx context.Context, st *stand, cli, app string, i int) (time.Dur
 
 // flip deploys again and again under a steady stream and counts what clients lost.
 func flip(ctx context.Context, s settings) error {
-	st, err := newStand(ctx, s)
+	st, app, err := servingStand(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = st.close() }()
-	if err := st.startProxy(ctx); err != nil {
-		return err
-	}
-	if err := st.startAgent(); err != nil {
-		return err
-	}
-	app, err := buildApp(ctx, st.dir)
-	if err != nil {
-		return err
-	}
 	if _, err := deployOnce(ctx, st, app, 0); err != nil {
 		return err
 	}
@@ -286,6 +266,27 @@ func printSwaps(st *stand) {
 			fmt.Print(line)
 		}
 	}
+}
+
+// servingStand is a stand with a proxy, an agent, and the application's folder to deploy.
+func servingStand(ctx context.Context, s settings) (_ *stand, app string, err error) {
+	st, err := newStand(ctx, s)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, st.close())
+		}
+	}()
+	if err := st.startProxy(ctx); err != nil {
+		return st, "", err
+	}
+	if err := st.startAgent(); err != nil {
+		return st, "", err
+	}
+	app, err = buildApp(ctx, st.dir)
+	return st, app, err
 }
 
 // buildApp makes the folder of testdata/apps/hello with its binary.
