@@ -351,7 +351,8 @@ func TestRun_DeadlineStopsAndUndoes(t *testing.T) {
 		b.dirs["appdeploy/enact"] = []hooks.Builtin{slow}
 		began := time.Now()
 		e := b.Processor.Run(context.Background(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
-		if time.Since(began) != time.Minute || e.Status != protocol.Failure || !strings.HasPrefix(e.Msg, "Command timed out after 60 seconds: ") {
+		if time.Since(began) != time.Minute || e.Status != protocol.Failure || e.Cause != protocol.CauseTimeout ||
+			!strings.HasPrefix(e.Msg, "Command timed out after 60 seconds: ") {
 			t.Errorf("after %v: %+v", time.Since(began), e)
 		}
 		if !strings.HasSuffix(b.traced(), "undo settle") || !strings.Contains(b.activity.String(), "AppDeployEnactHook] : Activity timed out after 60 seconds.\n") {

@@ -28,6 +28,12 @@ type WithOutput interface {
 	Output() string
 }
 
+// WithCause is an error that knows which of protocol's causes it is. Package platform/docker's failures do.
+type WithCause interface {
+	error
+	FailureCause() string
+}
+
 // lastOutput keeps the end of a text: the original's cut.
 func lastOutput(text string) string {
 	text = strings.TrimSpace(strings.ToValidUTF8(text, "\uFFFD"))
@@ -52,9 +58,14 @@ func failureEntry(ctx context.Context, err error, timeout time.Duration) protoco
 	if errors.As(err, &failed) && failed.ExitCode() > 0 {
 		e.ReturnCode = failed.ExitCode()
 	}
+	var known WithCause
+	if errors.As(err, &known) {
+		e.Cause = known.FailureCause()
+	}
 	reason := strings.TrimRight(err.Error(), ". \n") + "."
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, ErrDeadline):
+		e.Cause = protocol.CauseTimeout
 		reason = fmt.Sprintf("Command timed out after %d seconds: %s", int(timeout.Seconds()), reason)
 	case cause != nil:
 		reason = fmt.Sprintf("Command was aborted: %s", reason)

@@ -42,7 +42,8 @@ type Outcome struct {
 	ResultID     string          `json:"result_id"`
 	Status       protocol.Status `json:"status"`
 	ReturnCode   int             `json:"returncode"`
-	Msg          string          `json:"msg,omitempty"` // the end of it, bounded
+	Cause        string          `json:"cause,omitempty"` // as the instance gave it
+	Msg          string          `json:"msg,omitempty"`   // the end of it, bounded
 	Ignored      bool            `json:"ignored,omitempty"`
 	DeploymentID int64           `json:"deployment_id,omitempty"`
 	VersionLabel string          `json:"version_label,omitempty"`

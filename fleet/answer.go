@@ -127,7 +127,7 @@ func (o *operation) read(ctx context.Context, a *answer, inner *protocol.Respons
 	e := inner.Entry()
 	a.full, a.events = e.Msg, e.Events
 	slices.SortStableFunc(a.events, func(x, y protocol.Event) int { return x.Time.Compare(y.Time) })
-	a.outcome.Status, a.outcome.ReturnCode = inner.Status, e.ReturnCode
+	a.outcome.Status, a.outcome.ReturnCode, a.outcome.Cause = inner.Status, e.ReturnCode, e.Cause
 	a.outcome.DeploymentID, a.outcome.VersionLabel = e.DeploymentID, e.VersionLabel
 	a.outcome.Ignored = inner.Status == protocol.Failure && e.ReturnCode == 0 && strings.Contains(e.Msg, ignoredMsg)
 	last := i == len(o.d.Stages)-1
@@ -176,7 +176,10 @@ func tail(text string, limit int) string {
 }
 
 // verdicts sorts the instances of a stage by what they answered. Those the command was not for are in none.
-type verdicts struct{ succeeded, failed, timedOut []string }
+type verdicts struct {
+	succeeded, failed, timedOut []string
+	unhealthy, late             []string // those of failed that did not pass their health check, or had no time left
+}
 
 func tally(s environment.Stage) verdicts {
 	v := verdicts{succeeded: []string{}, failed: []string{}, timedOut: append([]string{}, s.TimedOut...)}
@@ -187,9 +190,28 @@ func tally(s environment.Stage) verdicts {
 			v.succeeded = append(v.succeeded, id)
 		default:
 			v.failed = append(v.failed, id)
+			switch out.Cause {
+			case protocol.CauseHealthGate:
+				v.unhealthy = append(v.unhealthy, id)
+			case protocol.CauseTimeout:
+				v.late = append(v.late, id)
+			}
 		}
 	}
-	slices.Sort(v.succeeded)
-	slices.Sort(v.failed)
+	for _, ids := range [][]string{v.succeeded, v.failed, v.unhealthy, v.late} {
+		slices.Sort(ids)
+	}
 	return v
+}
+
+// unsuccessful are those that failed or did not answer, in order, but for the ones whose health check is to blame.
+func (v verdicts) unsuccessful() []string {
+	all := slices.DeleteFunc(slices.Concat(v.failed, v.timedOut), func(id string) bool { return slices.Contains(v.unhealthy, id) })
+	slices.Sort(all)
+	return all
+}
+
+// onlyLate tells whether nothing but time was missing.
+func (v verdicts) onlyLate() bool {
+	return len(v.failed) == len(v.late) && len(v.late)+len(v.timedOut) > 0
 }

@@ -10,6 +10,7 @@ type operationKind struct {
 	done     []string
 	failed   string
 	reverted string // said when nothing that serves was changed
+	errors   string // said before failed when some instances may have what others have not
 	mixed    string // said when some instances may have what others have not
 	versions bool   // has a manifest and a record; results must name its deployment
 }
@@ -26,7 +27,7 @@ func configKind() operationKind {
 	return operationKind{
 		command: protocol.CmdConfigDeploy, purpose: "deploy configuration", versions: true,
 		starting: []string{textStarting, textUpdating}, done: []string{textConfigured, textUpdated},
-		failed: textConfigFailed, reverted: textReverted, mixed: textMixedConfig,
+		failed: textConfigFailed, reverted: textReverted, errors: textWithErrors, mixed: textMixedConfig,
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -199,17 +198,33 @@ func (o *operation) fail(ctx context.Context, i int, v verdicts) error {
 	}
 	o.line(protocol.Info, KindSummary, "", textSummary, len(v.succeeded), len(v.failed), timedOut)
 	e := &FailedError{Operation: o.kind.purpose, Failed: v.failed, TimedOut: v.timedOut}
-	if bad := slices.Sorted(slices.Values(slices.Concat(v.failed, v.timedOut))); len(bad) > 0 {
-		o.line(protocol.Error, KindFailure, "", textUnsuccessful, strings.Join(bad, ","))
-	} else {
+	if len(v.failed)+len(v.timedOut) == 0 {
 		e.Reason = "the command applied to none of the instances"
 	}
 	mixed := i == len(o.d.Stages)-1 && len(v.succeeded)+len(v.timedOut) > 0
+	o.sayWhy(v, mixed)
 	err := o.end(ctx, e)
 	if o.d.State.Terminal() {
 		o.sayState(mixed)
 	}
 	return err
+}
+
+// sayWhy tells which instances ended the operation, and by what.
+func (o *operation) sayWhy(v verdicts, mixed bool) {
+	if ids := v.unsuccessful(); len(ids) > 0 {
+		o.line(protocol.Error, KindFailure, "", textUnsuccessful, strings.Join(ids, ","))
+	}
+	if len(v.unhealthy) > 0 {
+		o.line(protocol.Error, KindFailure, "", textUnhealthy, strings.Join(v.unhealthy, ","))
+	}
+	switch {
+	case !o.kind.versions: // no update of the environment
+	case v.onlyLate():
+		o.line(protocol.Error, KindFailure, "", "%s", textLate)
+	case mixed && o.kind.errors != "":
+		o.line(protocol.Error, KindFailure, "", "%s", o.kind.errors)
+	}
 }
 
 // end writes the final state of a failed operation.

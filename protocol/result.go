@@ -40,11 +40,18 @@ type Response struct {
 	Results    []ResponseEntry `json:"results"`
 }
 
+// The causes of a failure that someone decides by; all others have none.
+const (
+	CauseHealthGate = "health_gate" // the new version ran and did not pass its health check in time
+	CauseTimeout    = "timeout"     // the command's own time was over
+)
+
 // ResponseEntry is what one instance reports of one command.
 type ResponseEntry struct {
 	Status       Status    `json:"status"`
 	Msg          string    `json:"msg"`
 	ReturnCode   int       `json:"returncode"`
+	Cause        string    `json:"cause,omitempty"` // of a failure: one of the constants, or one a later agent knows
 	Events       []Event   `json:"events"`
 	ConfigSet    string    `json:"config_set,omitempty"`
 	DeploymentID int64     `json:"deployment_id,omitempty"`

@@ -38,7 +38,7 @@ func TestVerbs_HaveHelpInTheHouseForm(t *testing.T) {
 }
 
 // TestScripts runs the built command line against a local SQS and S3 of each script's own. "instance ID MODE..." adds an instance that speaks the
-// wire: ok, fail-build, fail-flip, silent, and second (nothing at the first command, ok from then on).
+// wire: ok, fail-build, fail-flip, unhealthy, no-time, silent, and second (nothing at the first command, ok from then on).
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -97,7 +97,7 @@ func setup(env *testscript.Env) error {
 
 func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
-		ts.Fatalf("usage: instance ID ok|fail-build|fail-flip|silent")
+		ts.Fatalf("usage: instance ID ok|fail-build|fail-flip|unhealthy|no-time|silent|second")
 	}
 	r, ok := ts.Value(roomKey{}).(*room)
 	if !ok {
@@ -105,7 +105,9 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	reply, ok := map[string]wiretest.Reply{
 		"ok": wiretest.DockerLike("0123456789ab"), "fail-build": wiretest.FailingIn(0, "Failed to build Docker image"),
-		"fail-flip": wiretest.FailingIn(1, "health gate closed"),
+		"fail-flip": wiretest.FailingIn(1, "Docker container quit"),
+		"unhealthy": wiretest.FailingBecause(1, protocol.CauseHealthGate),
+		"no-time":   wiretest.FailingBecause(1, protocol.CauseTimeout),
 		"second":    onSecond(wiretest.DockerLike("0123456789ab")),
 		"silent":    func(*wiretest.Instance, protocol.Command, protocol.Request) ([]string, error) { return nil, nil },
 	}[args[1]]
@@ -114,7 +116,7 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	sent := make(chan struct{}, 100)
 	r.sent[args[0]] = sent
-	rec, err := record.Open(r.store, "bucket", "e-script")
+	rec, err := record.Open(r.store, "bucket", ts.Getenv("HMCTL_ENVIRONMENT"))
 	ts.Check(err)
 	i, err := wiretest.New(r.ctx, wiretest.Options{
 		ID: args[0], Record: rec, Queues: r.queues,

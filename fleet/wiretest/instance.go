@@ -195,4 +195,16 @@ func FailingIn(stage int, msg string) Reply {
 	}
 }
 
+// FailingBecause answers FAILURE with a cause in one stage.
+func FailingBecause(stage int, cause string) Reply {
+	return func(i *Instance, c protocol.Command, r protocol.Request) ([]string, error) {
+		e := Success()
+		if r.StageNum != nil && *r.StageNum == stage {
+			e = Failure("failed because of " + cause)
+			e.Cause = cause
+		}
+		return one(i.Result(c, r, e))
+	}
+}
+
 func one(body string, err error) ([]string, error) { return []string{body}, err }

@@ -1,6 +1,7 @@
 package docker_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hostmanager/internal/dockertest"
+	"hostmanager/platform/docker"
 	"hostmanager/protocol"
 )
 
@@ -124,9 +126,13 @@ func TestDeploy_FailureLeavesTheOldServingAndKeepsEvidence(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.cause) {
 				t.Fatalf("deploy: %v, want %q", err, tt.cause)
 			}
-			errors := f.texts(protocol.Error)
-			if len(errors) != 1 || !strings.Contains(errors[0], tt.event) {
-				t.Errorf("ERROR events %q, want one with %q", errors, tt.event)
+			gate := tt.kind == "never-healthy"
+			if got := failureCause(err); (got == protocol.CauseHealthGate) != gate {
+				t.Errorf("cause %q", got)
+			}
+			told := f.texts(protocol.Error)
+			if len(told) != 1 || !strings.Contains(told[0], tt.event) {
+				t.Errorf("ERROR events %q, want one with %q", told, tt.event)
 			}
 			if retried := f.texts(protocol.Warn); len(retried) != 0 {
 				t.Errorf("WARN events %q: a deterministic failure was tried again", retried)
@@ -143,6 +149,15 @@ func TestDeploy_FailureLeavesTheOldServingAndKeepsEvidence(t *testing.T) {
 			}
 		})
 	}
+}
+
+// failureCause is which of protocol's causes the error names.
+func failureCause(err error) string {
+	var f *docker.Failure
+	if !errors.As(err, &f) {
+		return ""
+	}
+	return f.FailureCause()
 }
 
 // checkEvidence looks for the stopped container, the tree and the build log of the second deployment.

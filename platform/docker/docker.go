@@ -209,6 +209,7 @@ type Failure struct {
 	Last     string // the end of the output
 	Code     int    // exit code of what failed; 0 where there is none
 	Cause    error
+	Kind     string // one of protocol's causes, where one fits
 }
 
 func (f *Failure) Error() string {
@@ -222,6 +223,9 @@ func (f *Failure) Unwrap() error { return f.Cause }
 
 // Output is the end of what the failing program wrote.
 func (f *Failure) Output() string { return f.Last }
+
+// FailureCause is which of protocol's causes it is, if any.
+func (f *Failure) FailureCause() string { return f.Kind }
 
 // ExitCode is that of the failing program, 1 where none is known.
 func (f *Failure) ExitCode() int { return max(f.Code, 1) }

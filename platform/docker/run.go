@@ -260,6 +260,7 @@ func (p *Platform) waitAtGate(ctx context.Context, c *hooks.Call, id string, pla
 	return fail(c, &Failure{
 		Sentence: fmt.Sprintf("Docker container %s %v.", shortID(id), closed),
 		Last:     p.lastOutput(ctx, id).last(maxTail),
+		Kind:     protocol.CauseHealthGate,
 	})
 }
 
