@@ -98,9 +98,29 @@ func TestAgent_LogsReadLikeTheOriginals(t *testing.T) {
 	inOrder(t, w.read(w.root.Log("eb-activity.log")), " - [Application update v1@1/AppDeployStage0/AppDeployPreHook/03build] : Starting activity...\n",
 		" - [Application update v1@1/AppDeployStage0/AppDeployPreHook] : Completed activity. Result:\n  Successfully execute hooks in directory ")
 	for _, line := range strings.Split(strings.TrimSpace(w.read(w.root.Log("hostmanager.log"))), "\n") {
-		if !json.Valid([]byte(line)) {
-			t.Errorf("hostmanager.log: %s", line)
+		checkLogLine(t, line)
+	}
+}
+
+// checkLogLine holds that a line is one JSON object in which no key stands twice: readers keep only one of two values, and not the same one.
+func checkLogLine(t *testing.T, line string) {
+	t.Helper()
+	if !json.Valid([]byte(line)) {
+		t.Errorf("hostmanager.log: %s", line)
+		return
+	}
+	d := json.NewDecoder(strings.NewReader(line))
+	seen := map[any]bool{}
+	for token, err := d.Token(); err == nil; token, err = d.Token() {
+		if token == json.Delim('{') || token == json.Delim('}') {
+			continue
 		}
+		if seen[token] {
+			t.Errorf("hostmanager.log has %q twice: %s", token, line)
+		}
+		seen[token] = true
+		var value json.RawMessage
+		must(t, d.Decode(&value))
 	}
 }
 

@@ -17,11 +17,15 @@ import (
 	"hostmanager/protocol"
 )
 
-// bootState says what was done since the machine started. It is per root and per boot.
+// bootState says what was done since the machine started, per root and per boot, and what was deployed last, for as long as the instance lives.
 type bootState struct {
 	BootID      string `json:"boot_id"`
 	PreInit     bool   `json:"preinit"`
-	SelfStartup bool   `json:"self_startup"`
+	SelfStartup bool   `json:"self_startup"` // the environment's version was brought, or a command brought one since the machine started
+	// Deployed is what was deployed here last with SUCCESS; it counts for this instance alone, not for a machine made of its disk. The manifest's
+	// name is empty where the command did not tell it.
+	Deployed protocol.Current `json:"deployed,omitzero"`
+	Instance string           `json:"instance"`
 }
 
 // bootDispatcher is the DispatcherId of the commands the agent gives itself.
@@ -35,15 +39,26 @@ const currentTimeout = 15 * time.Second
 func (a *Agent) bootFile() string { return filepath.Join(a.Root.AgentState(), "boot.json") }
 
 func (a *Agent) readBoot() bootState {
+	fresh := bootState{BootID: a.BootID, Instance: a.bootInstance()}
 	var s bootState
 	data, err := atomicfile.ReadFileLimit(a.bootFile(), 1<<16)
-	if err != nil || json.Unmarshal(data, &s) != nil || s.BootID != a.BootID {
-		return bootState{BootID: a.BootID}
+	if err != nil || json.Unmarshal(data, &s) != nil || s.Instance != fresh.Instance {
+		return fresh
+	}
+	if s.BootID != a.BootID {
+		fresh.Deployed = s.Deployed
+		return fresh
 	}
 	return s
 }
 
-func (a *Agent) writeBoot(s bootState) error {
+// bootInstance says whose the boot file is.
+func (a *Agent) bootInstance() string { return a.Config.EnvironmentID + "/" + a.InstanceID }
+
+// changeBoot changes the boot file. Only the exclusive lane calls it, so no change is lost.
+func (a *Agent) changeBoot(change func(*bootState)) error {
+	s := a.readBoot()
+	change(&s)
 	data, err := marshalIndent(s)
 	if err != nil {
 		return err
@@ -51,11 +66,35 @@ func (a *Agent) writeBoot(s bootState) error {
 	return atomicfile.WriteFile(a.bootFile(), data, 0o600)
 }
 
+// noteDeployed remembers that a command brought a version into service. What the boot still wanted is settled by that: putting an older version
+// over it would undo a deployment that was answered with SUCCESS and that nobody has written into the record yet.
+func (a *Agent) noteDeployed(j commandproc.Job, response *protocol.Response) {
+	def, _ := commandproc.Lookup(j.Request.CommandName)
+	last := j.Request.StageNum == nil || *j.Request.StageNum == len(def.Stages)-1
+	if !def.Deploys || !last || response.Status != protocol.Success {
+		return
+	}
+	a.stopBoot()
+	serial := response.Entry().Serial
+	err := a.changeBoot(func(s *bootState) {
+		s.SelfStartup = true
+		s.Deployed = protocol.Current{Manifest: j.Request.Data, SHA256: j.Request.DataSHA256, Serial: serial}
+	})
+	if err != nil {
+		a.log.Error("deployment not noted for the next boot", slog.String("identity", j.Identity), slog.Any("error", err))
+	}
+}
+
 // pushBoot puts what a boot wants into the exclusive lane.
 func (a *Agent) pushBoot(front bool) { a.pushBootAfter(newPatience(5*time.Second, time.Hour), front) }
 
 func (a *Agent) pushBootAfter(again *patience, front bool) {
 	a.exclusive.push(job{identity: bootDispatcher, do: func(ctx context.Context) {
+		if wait := a.nextStageDue(); wait > 0 {
+			a.log.Debug("start-up waits for the next stage of the operation under way", slog.Duration("at_most", wait))
+			a.retryBoot(min(wait, stagePause), again)
+			return
+		}
 		err := a.boot(ctx)
 		if err == nil || ctx.Err() != nil {
 			return
@@ -64,15 +103,36 @@ func (a *Agent) pushBootAfter(again *patience, front bool) {
 			a.log.Warn("start-up not complete", slog.Any("error", err))
 			a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("The instance could not be brought to the environment's version at start-up: %v. It is tried again.", err)})
 		}
-		a.retryBoot(again)
+		a.retryBoot(again.next(), again)
 	}}, front)
 }
 
-// retryBoot tries again later; the lane is free meanwhile.
-func (a *Agent) retryBoot(again *patience) {
+// retryBoot tries again after d; the lane is free meanwhile.
+func (a *Agent) retryBoot(d time.Duration, again *patience) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.bootTimer = time.AfterFunc(again.next(), func() { a.pushBootAfter(again, true) })
+	a.bootTimer = time.AfterFunc(d, func() { a.pushBootAfter(again, true) })
+}
+
+// stagePause is how often is looked whether the operation that start-up waits for came to its end.
+const stagePause = 5 * time.Second
+
+// nextStageDue tells how much longer start-up leaves the lane to an operation of which a stage succeeded and a later one is to come: what start-up
+// runs in between would make that stage refused. An operation that is not carried on within its command's time has no such claim.
+func (a *Agent) nextStageDue() time.Duration {
+	c, ok := a.lastExclusive("")
+	if !ok {
+		return 0
+	}
+	_, request, err := decodeAccepted(c)
+	past := a.pastOf(c)
+	if err != nil || past == nil || !past.Succeeded || request.StageNum == nil {
+		return 0
+	}
+	if def, _ := commandproc.Lookup(request.CommandName); *request.StageNum >= len(def.Stages)-1 {
+		return 0
+	}
+	return min(c.ResultAt.Add(request.Timeout).Sub(a.Now()), request.Timeout) // a clock that was set back holds nothing up
 }
 
 // stopBoot gives a pending try up.
@@ -84,32 +144,33 @@ func (a *Agent) stopBoot() {
 	}
 }
 
-// boot does what is due once per boot: PreInit, then the environment's current version.
+// boot does what is due once per boot: PreInit, then the environment's current version. It does nothing once a version was brought into service
+// since the machine started, by it or by a command.
 func (a *Agent) boot(ctx context.Context) error {
 	s := a.readBoot()
-	if s.PreInit && s.SelfStartup {
+	if s.SelfStartup {
 		return nil
 	}
 	desired, err := a.desired(ctx)
 	if err != nil {
 		return err
 	}
+	if s.Deployed.Serial > desired.Serial { // deployed here, and the record does not say so yet: what is desired moves only forward
+		a.log.Warn("the version deployed here is newer than the environment's", slog.Int64("deployed", s.Deployed.Serial), slog.Int64("current", desired.Serial))
+		desired = s.Deployed
+	}
 	if !s.PreInit {
 		if err := a.runOwn(ctx, protocol.CmdPreInit, desired); err != nil {
 			return err
 		}
-		s.PreInit = true
-		if err := a.writeBoot(s); err != nil {
+		if err := a.changeBoot(func(s *bootState) { s.PreInit = true }); err != nil {
 			return err
 		}
 	}
 	if desired.Manifest != "" && !a.serves(ctx, desired.Serial) {
-		if err := a.runOwn(ctx, protocol.CmdSelfStartup, desired); err != nil {
-			return err
-		}
+		return a.runOwn(ctx, protocol.CmdSelfStartup, desired)
 	}
-	s.SelfStartup = true
-	return a.writeBoot(s)
+	return a.changeBoot(func(s *bootState) { s.SelfStartup = true })
 }
 
 // desired reads the environment's current version; none is no error.

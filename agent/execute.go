@@ -38,7 +38,8 @@ func (a *Agent) execute(ctx context.Context, j commandproc.Job) *protocol.Respon
 // finish journals a response and hands it to the outbox.
 func (a *Agent) finish(j commandproc.Job, response *protocol.Response) {
 	a.log.Info("command finished", slog.String("command", j.Request.CommandName), slog.String("identity", j.Identity),
-		slog.String("status", string(response.Status)), slog.String("msg", response.Entry().Msg))
+		slog.String("status", string(response.Status)), slog.String("reason", response.Entry().Msg))
+	a.noteDeployed(j, response)
 	if err := a.conclude(j.Identity, j.Command, answer{response: response}); err != nil {
 		a.log.Error("result not journalled", slog.Any("error", err))
 	}
@@ -58,6 +59,14 @@ func (a *Agent) setCurrent(c *current) {
 // previous finds the exclusive command that ran last before this one: what the order of stages is judged by, also after a restart. A command that
 // began nothing does not count.
 func (a *Agent) previous(identity string) *commandproc.Past {
+	if c, ok := a.lastExclusive(identity); ok {
+		return a.pastOf(c)
+	}
+	return nil
+}
+
+// lastExclusive is the journal's command behind previous.
+func (a *Agent) lastExclusive(identity string) (journal.Command, bool) {
 	all := a.Journal.Commands()
 	slices.SortStableFunc(all, func(x, y journal.Command) int { return y.ResultAt.Compare(x.ResultAt) })
 	for _, c := range all {
@@ -65,11 +74,11 @@ func (a *Agent) previous(identity string) *commandproc.Past {
 		if c.Identity == identity || !c.Finished() || !ran {
 			continue
 		}
-		if past := a.pastOf(c); past != nil {
-			return past
+		if a.pastOf(c) != nil {
+			return c, true
 		}
 	}
-	return nil
+	return journal.Command{}, false
 }
 
 // pastOf is nil for a command of the shared lane. One that cannot be read any more counts: it came between.

@@ -1,0 +1,131 @@
+package agent_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"hostmanager/protocol"
+)
+
+// booted waits until the agent has nothing more to do for this boot.
+func (w *world) booted() {
+	w.t.Helper()
+	eventually(w.t, "boot is done", func() bool {
+		text := w.read(filepath.Join(w.root.AgentState(), "boot.json"))
+		return strings.Contains(text, `"boot_id": "`+w.boot+`"`) && strings.Contains(text, `"self_startup": true`)
+	})
+}
+
+// startupFails makes every start-up deployment fail, and no other, until the returned function is called.
+func (w *world) startupFails() (no func()) {
+	w.t.Helper()
+	const hook = "appdeploy/pre/05startup"
+	w.hook(hook, `[ "$EB_SYSTEM_STARTUP" != true ]`)
+	return func() { must(w.t, os.Remove(w.root.HookDir(hook))) }
+}
+
+// failedStartup starts an agent whose start-up deployment of v fails; it will be tried again.
+func (w *world) failedStartup(v protocol.Current) *running {
+	w.t.Helper()
+	must(w.t, w.record.MoveCurrent(w.t.Context(), v))
+	r := w.start()
+	eventually(w.t, "start-up failed", func() bool {
+		return strings.Contains(w.events(), "could not be brought to the environment's version at start-up")
+	})
+	return r
+}
+
+// quiet restarts the application, a command behind whatever the lane holds: when it is answered, what start-up wanted at once is over.
+func (w *world) quiet() {
+	w.t.Helper()
+	w.deployed(order{name: protocol.CmdRestartAppServer})
+}
+
+// A deployment that was answered with SUCCESS stays, although the record does not name it yet: not the retry of a failed start-up, not the next
+// agent, not the next boot puts the older version over it.
+func TestBoot_NeverGoesBehindWhatACommandDeployed(t *testing.T) {
+	for _, staged := range []bool{false, true} {
+		t.Run(map[bool]string{false: "whole", true: "staged"}[staged], func(t *testing.T) {
+			w := newWorld(t)
+			succeed := w.startupFails()
+			r := w.failedStartup(w.version("v1", nil, nil))
+			v2 := w.version("v2", nil, nil)
+			if staged {
+				w.deployed(order{name: protocol.CmdAppDeploy, manifest: v2, invocation: "op", stage: stage(0)})
+				w.deployed(order{name: protocol.CmdAppDeploy, manifest: v2, invocation: "op", stage: stage(1)})
+			} else {
+				w.deployed(order{name: protocol.CmdAppDeploy, manifest: v2})
+			}
+			w.booted() // a command did what start-up could not
+			succeed()
+			must(t, r.stop())
+			for _, next := range []struct {
+				boot string
+				gone bool // what served is gone
+			}{{"boot-1", false}, {"boot-2", false}, {"boot-3", true}} {
+				if next.gone {
+					must(t, os.Remove(filepath.Join(w.root.EtcBeanstalk(), "serving")))
+				}
+				w.boot = next.boot
+				r := w.start()
+				w.booted()
+				w.quiet()
+				must(t, r.stop())
+				w.holds(v2)
+			}
+		})
+	}
+}
+
+// What was deployed on another machine binds no machine that was made of its disk.
+func TestBoot_OfAClonedDiskTakesTheEnvironmentsVersion(t *testing.T) {
+	w := newWorld(t)
+	v1, v2 := w.version("v1", nil, nil), w.version("v2", nil, nil)
+	r := w.start()
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: v2})
+	must(t, r.stop())
+	must(t, w.record.MoveCurrent(t.Context(), v1))
+	w.boot = "boot-2"
+	_, err := w.queue.Create(t.Context(), protocol.CommandQueue(envID, "i-clone"), nil)
+	must(t, err)
+	w.start(func(s *agentSetup) { s.Config.InstanceID = "i-clone" })
+	eventually(t, "the environment's version serves", func() bool { return w.serving() == v1.Serial })
+}
+
+// Between the stages of an operation start-up leaves the lane alone, so that the later stage is not refused.
+func TestBoot_WaitsForTheNextStage(t *testing.T) {
+	w := newWorld(t)
+	succeed := w.startupFails()
+	r := w.failedStartup(w.version("v1", nil, nil))
+	op := order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil), invocation: "op"}
+	op.stage = stage(0)
+	w.deployed(op)
+	succeed()
+	must(t, r.stop())
+	w.start() // wants to bring the environment's version at once
+	waits := func() bool {
+		return strings.Contains(w.read(w.root.Log("hostmanager.log")), "start-up waits for the next stage of the operation under way")
+	}
+	eventually(t, "start-up waits", waits)
+	op.stage = stage(1)
+	w.deployed(op)
+	w.holds(op.manifest)
+}
+
+// An operation that is not carried on within its command's time does not keep the instance without a version.
+func TestBoot_DoesNotWaitForAStageThatNeverComes(t *testing.T) {
+	w := newWorld(t)
+	succeed := w.startupFails()
+	v1 := w.version("v1", nil, nil)
+	r := w.failedStartup(v1)
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil), invocation: "op", stage: stage(0), timeout: time.Second})
+	succeed()
+	must(t, r.stop())
+	w.start()
+	eventually(t, "the environment's version serves", func() bool { return w.serving() == v1.Serial })
+	w.booted()
+	w.holds(v1)
+}
