@@ -25,14 +25,13 @@ func (a *Agent) take(m queue.Message) error {
 		a.malformed(m, err)
 		return nil
 	}
+	a.logMessage("Processing message", c)
 	identity := c.Identity()
 	if known, ok := a.Journal.Command(identity); ok {
 		a.duplicate(identity, known)
 		return nil
 	}
-	if body, err := c.Encode(); err == nil {
-		a.Logs.Listener.Debugf("Command message: %s", body)
-	}
+	a.logMessage("Command message", c)
 	a.Logs.Listener.Infof("Received command %s (invocation id: %s)", c.CommandName, c.InvocationID)
 	request, refusal := a.judge(c)
 	payload, err := a.accept(identity, c)
@@ -70,16 +69,25 @@ func (a *Agent) duplicate(identity string, known journal.Command) {
 	a.outbox.again(identity)
 }
 
+// logMessage writes a message as it stands on the wire, whatever envelope it came in.
+func (a *Agent) logMessage(what string, c protocol.Command) {
+	if body, err := c.Encode(); err == nil {
+		a.Logs.Listener.Debugf("%s: %s", what, body)
+	}
+}
+
 // answer is the verdict on a command: an outer message when it was not processed, else a response.
 type answer struct {
 	message  string
 	response *protocol.Response
+	ran      bool // the command was begun: what the listener's log says of its action
 }
 
 // judge decides whether a decoded, new command is run, and what to answer when it is not.
 func (a *Agent) judge(c protocol.Command) (protocol.Request, *answer) {
 	request, err := protocol.DecodeRequest(c.Data)
 	if err != nil {
+		a.Logs.Listener.Errorf("Invocation %s of command %s is not run: %s", c.InvocationID, c.CommandName, err)
 		a.log.Warn("command refused", slog.Any("error", err))
 		return request, &answer{message: err.Error()}
 	}
@@ -99,7 +107,7 @@ func (a *Agent) judge(c protocol.Command) (protocol.Request, *answer) {
 		return request, &answer{message: text}
 	}
 	if _, known := commandproc.Lookup(request.CommandName); !known {
-		return request, inner(1, fmt.Sprintf("Unknown command %s.", request.CommandName))
+		return request, inner(1, fmt.Sprintf("Unknown command %s", request.CommandName))
 	}
 	return request, nil
 }

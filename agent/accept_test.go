@@ -86,7 +86,7 @@ func TestAcceptance_EveryRowBareAndSNS(t *testing.T) {
 				return order{name: protocol.CmdRestartAppServer, instances: []string{"i-other"}, expires: time.Now().Add(-time.Hour)}
 			}), true, protocol.Success, protocol.Failure, 0, "Ignoring not applicable command.",
 		},
-		{"unknown inner command", of(func(*world) order { return order{name: "CMD-Nonsense"} }), true, protocol.Success, protocol.Failure, 1, "Unknown command CMD-Nonsense."},
+		{"unknown inner command", of(func(*world) order { return order{name: "CMD-Nonsense"} }), true, protocol.Success, protocol.Failure, 1, "Unknown command CMD-Nonsense"},
 		{
 			"named among others", of(func(w *world) order {
 				return order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), instances: []string{"i-other", instance}}
@@ -129,6 +129,9 @@ func TestAcceptance_EveryRowBareAndSNS(t *testing.T) {
 				}
 				if (r.Data == "") == (r.Message == "") && c.text != "" {
 					t.Errorf("result has %q and %q", r.Data, r.Message)
+				}
+				if strings.HasSuffix(e.Msg, ".") && e.ReturnCode != 0 { // hmctl puts one behind it
+					t.Errorf("msg %q ends in a dot", e.Msg)
 				}
 				if (w.serving() != 0) != (e.Status == protocol.Success) {
 					t.Errorf("serial %d serves", w.serving())

@@ -71,59 +71,6 @@ func (w *world) checkDeployedFiles(v protocol.Current) {
 	}
 }
 
-func TestAgent_LogsReadLikeTheOriginals(t *testing.T) {
-	w := newWorld(t)
-	r := w.start()
-	w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), invocation: "inv-1"})
-	w.one()
-	must(t, r.stop())
-	inOrder(
-		t, w.read(w.root.Log("cfn-hup.log")),
-		" [DEBUG] Receiving messages for queue http",
-		" [INFO] Received command "+outer+" (invocation id: inv-1)\n",
-		" [INFO] Running action for aws-eb-command-handler\n",
-		` [DEBUG] Action for aws-eb-command-handler output: {"status":"SUCCESS","api_version":"1.0","results":[{"status":"SUCCESS","msg":"","returncode":0,"events":[{"msg":"Successfully built`,
-		" [INFO] Action for aws-eb-command-handler succeeded, returning SUCCESS\n",
-		` [DEBUG] Sending {"DispatcherId":`, " to queue "+w.results+"\n",
-	)
-	inOrder(
-		t, w.read(w.root.Log("eb-commandprocessor.log")),
-		": Received command CMD-AppDeploy: {", ": Executing Application update\n", ": Executing command: CMD-AppDeploy...\n",
-		": Running AddonsBefore for command CMD-AppDeploy...\n", ": Running stages of Command CMD-AppDeploy from stage 0 to stage 1...\n",
-		": Running stage 0 of command CMD-AppDeploy...\n", ": Loaded 6 actions for stage 0.\n", ": Running 2 of 6 actions: DownloadSourceBundle...\n",
-		": Running 6 of 6 actions: InfraCleanEbextension...\n", ": Running stage 1 of command CMD-AppDeploy...\n",
-		": Running 2 of 2 actions: AppDeployPostHook...\n", ": Running AddonsAfter for command CMD-AppDeploy...\n",
-		": Command CMD-AppDeploy succeeded!\n", ": Command processor returning results: \n{\"status\":\"SUCCESS\"",
-	)
-	inOrder(t, w.read(w.root.Log("eb-activity.log")), " - [Application update v1@1/AppDeployStage0/AppDeployPreHook/03build] : Starting activity...\n",
-		" - [Application update v1@1/AppDeployStage0/AppDeployPreHook] : Completed activity. Result:\n  Successfully execute hooks in directory ")
-	for _, line := range strings.Split(strings.TrimSpace(w.read(w.root.Log("hostmanager.log"))), "\n") {
-		checkLogLine(t, line)
-	}
-}
-
-// checkLogLine holds that a line is one JSON object in which no key stands twice: readers keep only one of two values, and not the same one.
-func checkLogLine(t *testing.T, line string) {
-	t.Helper()
-	if !json.Valid([]byte(line)) {
-		t.Errorf("hostmanager.log: %s", line)
-		return
-	}
-	d := json.NewDecoder(strings.NewReader(line))
-	seen := map[any]bool{}
-	for token, err := d.Token(); err == nil; token, err = d.Token() {
-		if token == json.Delim('{') || token == json.Delim('}') {
-			continue
-		}
-		if seen[token] {
-			t.Errorf("hostmanager.log has %q twice: %s", token, line)
-		}
-		seen[token] = true
-		var value json.RawMessage
-		must(t, d.Decode(&value))
-	}
-}
-
 func TestAgent_FailureKeepsTheOldVersion(t *testing.T) {
 	w := newWorld(t)
 	w.start()
@@ -213,7 +160,7 @@ func TestAgent_ConfigDeployBringsSettingsWithoutABundle(t *testing.T) {
 func TestAgent_RunsTheBundlesHooks(t *testing.T) {
 	w := newWorld(t)
 	w.start()
-	script := "#!/bin/sh\necho \"$0 A=$A CMD=$CMD_NAME\" | sed \"s,.*/.platform/,,\" >> '" + w.root.Join("order") + "'\n"
+	script := "#!/bin/sh\necho \"$0 A=$A CMD=$CMD_NAME\" | sed \"s,.*/.platform/,,\" >> '" + w.root.Join("order") + "'\necho \"hook $A speaks\"\n"
 	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", map[string]string{"A": "one"}, map[string]string{
 		"Dockerfile": "FROM scratch\n", ".platform/hooks/prebuild/a": script, ".platform/hooks/predeploy/b": script, ".platform/hooks/postdeploy/c": script,
 		".platform/confighooks/predeploy/d": script,
@@ -223,6 +170,11 @@ func TestAgent_RunsTheBundlesHooks(t *testing.T) {
 	if got := w.read(w.root.Join("order")); got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
+	inOrder(
+		t, w.read(w.root.Log("eb-hooks.log")),
+		" [INFO] Running platform hook: .platform/hooks/prebuild/a\nhook one speaks\n", " [INFO] Running platform hook: .platform/hooks/predeploy/b\nhook one speaks\n",
+		" [INFO] Running platform hook: .platform/hooks/postdeploy/c\nhook one speaks\n", " [INFO] Running platform hook: .platform/confighooks/predeploy/d\nhook two speaks\n",
+	)
 }
 
 func TestAgent_RestartBeforeAnyDeploymentSaysSo(t *testing.T) {
@@ -363,62 +315,6 @@ func TestAgent_MakesItsQueueAnewWhenItIsGone(t *testing.T) {
 	eventually(t, "the agent says that its queue is gone", func() bool {
 		s, err := agent.AskStatus(t.Context(), w.root)
 		return err == nil && s.PollError != ""
-	})
-}
-
-func TestBoot_BringsCurrentOnce(t *testing.T) {
-	w := newWorld(t)
-	v := w.version("v1", nil, nil)
-	must(t, w.record.MoveCurrent(t.Context(), v))
-	w.hook("preinit/10count", `echo x >> "`+string(w.root)+`/preinit-count"`)
-	w.hook("appdeploy/pre/10count", `echo "$EB_SYSTEM_STARTUP" >> "`+string(w.root)+`/deploy-count"`)
-	r := w.start()
-	eventually(t, "the version serves", func() bool { return w.serving() == v.Serial })
-	must(t, r.stop())
-	for _, again := range []struct {
-		boot             string
-		preinit, deploys string
-		broken           bool
-	}{
-		{"boot-1", "x\n", "true\n", false},            // the agent alone started again
-		{"boot-2", "x\nx\n", "true\n", false},         // the machine did; the serial serves and is well
-		{"boot-3", "x\nx\nx\n", "true\ntrue\n", true}, // nothing serves
-	} {
-		if again.broken {
-			must(t, os.Remove(filepath.Join(w.root.EtcBeanstalk(), "serving")))
-		}
-		w.boot = again.boot
-		r := w.start()
-		eventually(t, "boot is done", func() bool {
-			return strings.Contains(w.read(filepath.Join(w.root.AgentState(), "boot.json")), again.boot) &&
-				strings.Contains(w.read(filepath.Join(w.root.AgentState(), "boot.json")), `"self_startup": true`)
-		})
-		must(t, r.stop())
-		if p, d := w.read(w.root.Join("preinit-count")), w.read(w.root.Join("deploy-count")); p != again.preinit || d != again.deploys || w.serving() != v.Serial {
-			t.Errorf("%s: preinit %q, deploys %q, serial %d", again.boot, p, d, w.serving())
-		}
-	}
-}
-
-func TestBoot_StoreThatIsAwayDoesNotBlockCommands(t *testing.T) {
-	w := newWorld(t)
-	must(t, w.record.MoveCurrent(t.Context(), w.version("v1", nil, nil)))
-	back, err := w.aws.Inject(localaws.Fault{Op: "S3.*", Status: 500, Code: "InternalError"})
-	must(t, err)
-	w.start()
-	w.send(order{name: protocol.CmdRestartAppServer})
-	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "no version is deployed") {
-		t.Errorf("result %+v", e)
-	}
-	back()
-	eventually(t, "the version serves", func() bool { return w.serving() == 1 })
-}
-
-func TestBoot_WithoutAnyVersionIsDone(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	eventually(t, "boot is done", func() bool {
-		return strings.Contains(w.read(filepath.Join(w.root.AgentState(), "boot.json")), `"self_startup": true`)
 	})
 }
 

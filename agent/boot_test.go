@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"hostmanager/aws/localaws"
 	"hostmanager/protocol"
 )
 
@@ -42,6 +43,57 @@ func (w *world) failedStartup(v protocol.Current) *running {
 func (w *world) quiet() {
 	w.t.Helper()
 	w.deployed(order{name: protocol.CmdRestartAppServer})
+}
+
+func TestBoot_BringsCurrentOnce(t *testing.T) {
+	w := newWorld(t)
+	v := w.version("v1", nil, nil)
+	must(t, w.record.MoveCurrent(t.Context(), v))
+	w.hook("preinit/10count", `echo x >> "`+string(w.root)+`/preinit-count"`)
+	w.hook("appdeploy/pre/10count", `echo "$EB_SYSTEM_STARTUP" >> "`+string(w.root)+`/deploy-count"`)
+	r := w.start()
+	eventually(t, "the version serves", func() bool { return w.serving() == v.Serial })
+	must(t, r.stop())
+	for _, again := range []struct {
+		boot             string
+		preinit, deploys string
+		broken           bool
+	}{
+		{"boot-1", "x\n", "true\n", false},            // the agent alone started again
+		{"boot-2", "x\nx\n", "true\n", false},         // the machine did; the serial serves and is well
+		{"boot-3", "x\nx\nx\n", "true\ntrue\n", true}, // nothing serves
+	} {
+		if again.broken {
+			must(t, os.Remove(filepath.Join(w.root.EtcBeanstalk(), "serving")))
+		}
+		w.boot = again.boot
+		r := w.start()
+		w.booted()
+		must(t, r.stop())
+		if p, d := w.read(w.root.Join("preinit-count")), w.read(w.root.Join("deploy-count")); p != again.preinit || d != again.deploys || w.serving() != v.Serial {
+			t.Errorf("%s: preinit %q, deploys %q, serial %d", again.boot, p, d, w.serving())
+		}
+	}
+}
+
+func TestBoot_StoreThatIsAwayDoesNotBlockCommands(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.record.MoveCurrent(t.Context(), w.version("v1", nil, nil)))
+	back, err := w.aws.Inject(localaws.Fault{Op: "S3.*", Status: 500, Code: "InternalError"})
+	must(t, err)
+	w.start()
+	w.send(order{name: protocol.CmdRestartAppServer})
+	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "no version is deployed") {
+		t.Errorf("result %+v", e)
+	}
+	back()
+	eventually(t, "the version serves", func() bool { return w.serving() == 1 })
+}
+
+func TestBoot_WithoutAnyVersionIsDone(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.booted()
 }
 
 // A deployment that was answered with SUCCESS stays, although the record does not name it yet: not the retry of a failed start-up, not the next

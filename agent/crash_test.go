@@ -373,9 +373,7 @@ func TestJournalDamaged_AnswersAndTouchesNothing(t *testing.T) {
 func TestJournalBroken_EndsTheAgentAndKeepsTheMessage(t *testing.T) {
 	w := newWorld(t)
 	r := w.start()
-	eventually(t, "boot is done", func() bool {
-		return strings.Contains(w.read(filepath.Join(w.root.AgentState(), "boot.json")), `"self_startup": true`)
-	})
+	w.booted()
 	must(t, r.Journal.Close())
 	c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
 	if err := r.wait(); !errors.Is(err, journal.ErrBroken) {

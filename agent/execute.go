@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"hostmanager/commandproc"
 	"hostmanager/hooks"
@@ -28,19 +29,32 @@ func (a *Agent) execute(ctx context.Context, j commandproc.Job) *protocol.Respon
 		defer a.setCurrent(nil)
 		j.Previous = a.previous(j.Identity)
 	}
-	a.Logs.Listener.Infof("Running action for %s", handler)
+	a.logAction(j)
 	a.log.Info("command started", slog.String("command", j.Request.CommandName), slog.String("identity", j.Identity))
 	response := a.Processor.Run(ctx, j)
 	a.finish(j, response)
 	return response
 }
 
-// finish journals a response and hands it to the outbox.
+// logAction tells the listener's log that a command begins, and in which environment.
+func (a *Agent) logAction(j commandproc.Job) {
+	a.Logs.Listener.Infof("Running action for %s", handler)
+	env := map[string]string{"PATH": hooks.DefaultPath, "LANG": "en_US.UTF-8", "PWD": "/"}
+	for _, variable := range a.Processor.Environment(j) {
+		name, value, _ := strings.Cut(variable, "=")
+		env[name] = value
+	}
+	if text, err := json.Marshal(env); err == nil { // texts alone: there is none
+		a.Logs.Listener.Debugf("Action environment: %s", text)
+	}
+}
+
+// finish journals the response of a command that was begun and hands it to the outbox.
 func (a *Agent) finish(j commandproc.Job, response *protocol.Response) {
 	a.log.Info("command finished", slog.String("command", j.Request.CommandName), slog.String("identity", j.Identity),
 		slog.String("status", string(response.Status)), slog.String("reason", response.Entry().Msg))
 	a.noteDeployed(j, response)
-	if err := a.conclude(j.Identity, j.Command, answer{response: response}); err != nil {
+	if err := a.conclude(j.Identity, j.Command, answer{response: response, ran: true}); err != nil {
 		a.log.Error("result not journalled", slog.Any("error", err))
 	}
 }

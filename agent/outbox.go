@@ -78,7 +78,6 @@ func (a *Agent) outcomeOf(identity string, c protocol.Command, verdict answer) (
 	}
 	if verdict.response == nil {
 		o.Result.Message = a.Redact.String(verdict.message)
-		a.Logs.Listener.Infof("Action for %s exited with 1, returning FAILURE", handler)
 		return o, nil
 	}
 	response := a.hide(*verdict.response)
@@ -86,8 +85,10 @@ func (a *Agent) outcomeOf(identity string, c protocol.Command, verdict answer) (
 	if err != nil {
 		return o, fmt.Errorf("encode response: %w", err)
 	}
-	a.Logs.Listener.Debugf("Action for %s output: %s", handler, data)
-	a.Logs.Listener.Infof("Action for %s succeeded, returning SUCCESS", handler)
+	if verdict.ran { // it succeeded, as in the original: the processor answered, whatever it says of the command
+		a.Logs.Listener.Debugf("Action for %s output: %s", handler, data)
+		a.Logs.Listener.Infof("Action for %s succeeded, returning SUCCESS", handler)
+	}
 	o.Verdict, o.Result.Status, o.Result.Data = response.Status, protocol.Success, data
 	return o, a.fit(&o, response)
 }

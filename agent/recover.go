@@ -42,7 +42,9 @@ func (a *Agent) recoverAll() {
 			continue
 		}
 		if fromBoot(j.Command) { // what it wanted is judged anew by boot itself
-			a.finish(j, protocol.NewResponse(protocol.ResponseEntry{Status: protocol.Failure, ReturnCode: 1, Msg: "interrupted: the agent stopped before this command began."}))
+			a.concludeOrLog(j.Identity, j.Command, answer{response: protocol.NewResponse(protocol.ResponseEntry{
+				Status: protocol.Failure, ReturnCode: 1, Msg: "interrupted: the agent stopped before this command began",
+			})})
 			continue
 		}
 		a.enqueue(j)

@@ -83,8 +83,8 @@ type Processor struct {
 // DefaultUndoTimeout bounds the undoing of a command.
 const DefaultUndoTimeout = 2 * time.Minute
 
-// environment returns the variables of executable hooks (the original's, without the credentials of the result queue).
-func (p *Processor) environment(j Job) []string {
+// Environment returns the variables that a job's executable hooks get (the original's, without the credentials of the result queue).
+func (p *Processor) Environment(j Job) []string {
 	env := []string{
 		"CMD_NAME=" + j.Command.CommandName,
 		"INVOCATION_ID=" + j.Command.InvocationID,

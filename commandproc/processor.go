@@ -52,7 +52,7 @@ func (p *Processor) Run(ctx context.Context, j Job) *protocol.Response {
 	p.Log.Infof("Command processor should execute command.")
 	bounded, cancel := context.WithTimeoutCause(ctx, j.Request.Timeout, ErrDeadline)
 	defer cancel()
-	r.env = p.environment(j)
+	r.env = p.Environment(j)
 	return r.finish(bounded, r.execute(bounded))
 }
 
@@ -66,7 +66,7 @@ func (p *Processor) newRun(j Job) *run {
 // refuse answers a command of which nothing was run.
 func (r *run) refuse(err error) *protocol.Response {
 	r.Log.Errorf("%s", err)
-	return r.respond(protocol.ResponseEntry{Status: protocol.Failure, ReturnCode: 1, Msg: err.Error() + "."})
+	return r.respond(protocol.ResponseEntry{Status: protocol.Failure, ReturnCode: 1, Msg: err.Error()})
 }
 
 // execute does the command's work.

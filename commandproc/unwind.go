@@ -140,7 +140,7 @@ func (p *Processor) Interrupted(ctx context.Context, j Job, recover func(context
 func (p *Processor) Lost(j Job) *protocol.Response {
 	return p.newRun(j).respond(protocol.ResponseEntry{
 		Status: protocol.Failure, ReturnCode: 1,
-		Msg: "interrupted: the journal of this instance was damaged, so the end of " + j.Request.CommandName + " is unknown. Nothing that runs was touched; look at the instance, then send the command again.",
+		Msg: "interrupted: the journal of this instance was damaged, so the end of " + j.Request.CommandName + " is unknown. Nothing that runs was touched; look at the instance, then send the command again",
 	})
 }
 
