@@ -67,6 +67,32 @@ func (r *Record) Register(ctx context.Context, i Instance) error {
 	return nil
 }
 
+// ErrAlive: the instance renewed its registration a short time ago.
+var ErrAlive = errors.New("instance was seen a short time ago")
+
+// Forget removes the registration of an instance that is gone, and returns what it was. One that is not silent is ErrAlive, one that cannot be read
+// ErrCorrupt, unless force is set; one that is not there is ErrNotFound. An instance that lives registers itself again.
+func (r *Record) Forget(ctx context.Context, instanceID string, force bool) (Instance, error) {
+	if !protocol.ValidID(instanceID) {
+		return Instance{}, fmt.Errorf("forget instance %.80q: %w", instanceID, ErrNotFound)
+	}
+	key := protocol.InstanceKey(r.id, instanceID)
+	i, err := r.instance(ctx, protocol.InstancesPrefix(r.id), key)
+	switch {
+	case err == nil && !force && !i.Silent(r.wall()):
+		err = fmt.Errorf("%w, at %s", ErrAlive, i.Seen.Format(time.RFC3339))
+	case errors.Is(err, ErrCorrupt) && force:
+		i, err = Instance{InstanceID: instanceID}, nil
+	}
+	if err == nil {
+		err = r.store.Delete(ctx, key)
+	}
+	if err != nil {
+		return Instance{}, fmt.Errorf("forget instance %s: %w", instanceID, err)
+	}
+	return i, nil
+}
+
 // Instances returns all registrations in the order of their ids, and what lies among them and is none: a torn object, a foreign one. An error
 // means that the registry as a whole could not be read.
 func (r *Record) Instances(ctx context.Context) ([]Instance, []Unreadable, error) {

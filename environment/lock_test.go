@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"hostmanager/environment"
+	"hostmanager/environment/locktest"
 )
 
 func lock(t *testing.T, r *environment.Record, holder string) *environment.HeldLock {
@@ -227,35 +227,4 @@ func TestLock_IsNotLeftBehindByACancelledCall(t *testing.T) {
 	}
 }
 
-func TestLock_HasOneHolder(t *testing.T) {
-	r := open(t, newBucket())
-	var inside, rounds atomic.Int64
-	var wg sync.WaitGroup
-	for range 50 {
-		wg.Go(func() {
-			for {
-				h, err := r.Lock(t.Context(), environment.LockRequest{Holder: "someone"})
-				if errors.Is(err, environment.ErrLocked) {
-					continue
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if inside.Add(1) != 1 {
-					t.Error("two holders at once")
-				}
-				rounds.Add(1)
-				inside.Add(-1)
-				if err := h.Unlock(t.Context()); err != nil {
-					t.Error(err)
-				}
-				return
-			}
-		})
-	}
-	wg.Wait()
-	if rounds.Load() != 50 {
-		t.Errorf("%d of 50 had it", rounds.Load())
-	}
-}
+func TestLock_HasOneHolder(t *testing.T) { locktest.OneHolder(t, open(t, newBucket()), 50) }

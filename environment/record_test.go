@@ -245,6 +245,42 @@ func TestRegister_RefusesIDThatCannotStandInKeys(t *testing.T) {
 	}
 }
 
+func TestForget_OnlyWhoIsSilentUnlessForced(t *testing.T) {
+	b := newBucket()
+	now := time.Now()
+	r := openAt(t, b, func() time.Time { return now })
+	for _, id := range []string{"i-a", "i-b"} {
+		if err := r.Register(t.Context(), environment.Instance{InstanceID: id, Queue: "http://q/" + id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	torn := protocol.InstanceKey("e-test", "i-torn")
+	b.set(torn, "{")
+	for _, c := range []struct {
+		id    string
+		after time.Duration
+		force bool
+		want  error
+	}{
+		{"i-a", environment.SilentAfter, false, environment.ErrAlive},
+		{"i-a", environment.SilentAfter + time.Second, false, nil},
+		{"i-a", environment.SilentAfter, true, environment.ErrNotFound},
+		{"i-b", 0, true, nil},
+		{"i-torn", time.Hour, false, environment.ErrCorrupt},
+		{"i-torn", 0, true, nil},
+		{"../lock", 0, true, environment.ErrNotFound},
+	} {
+		at := openAt(t, b, func() time.Time { return now.Add(c.after) })
+		i, err := at.Forget(t.Context(), c.id, c.force)
+		if !errors.Is(err, c.want) || (err == nil && i.InstanceID != c.id) {
+			t.Errorf("%s after %s, forced %v: %+v, %v, want %v", c.id, c.after, c.force, i, err, c.want)
+		}
+	}
+	if good, bad, err := r.Instances(t.Context()); err != nil || len(good)+len(bad) > 0 {
+		t.Errorf("left %v, %v, %v", good, bad, err)
+	}
+}
+
 func TestInstance_SilentAfterItsTime(t *testing.T) {
 	now := time.Now()
 	for age, want := range map[time.Duration]bool{0: false, environment.SilentAfter: false, environment.SilentAfter + time.Second: true} {

@@ -46,6 +46,7 @@ type ObjectStore interface {
 	Get(ctx context.Context, key string, limit int64) (body []byte, etag string, err error)
 	Put(ctx context.Context, key string, body []byte, cond Condition) (etag string, err error)
 	List(ctx context.Context, prefix string, fn func(key string) error) error
+	Delete(ctx context.Context, key string) error // one that is not there is no error
 }
 
 // Limits in bytes of what is read into memory.

@@ -103,6 +103,16 @@ func (b *bucket) List(ctx context.Context, prefix string, fn func(string) error)
 	return ctx.Err()
 }
 
+func (b *bucket) Delete(ctx context.Context, key string) error {
+	if _, err := b.fault("delete", key); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.objects, key)
+	return ctx.Err()
+}
+
 func (b *bucket) set(key, body string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -33,7 +33,7 @@ the usual AWS variables and files.`,
 	}
 	root.AddCommand(
 		newDeployCommand(), newSetenvCommand(), newPrintenvCommand(), newConfigCommand(), newRestartCommand(), newSendCommand(),
-		newStatusCommand(), newLockCommand(), newUnlockCommand(), newDevCommand(), newLocalawsCommand(), newVersionCommand(),
+		newStatusCommand(), newLockCommand(), newUnlockCommand(), newForgetCommand(), newDevCommand(), newLocalawsCommand(), cli.VersionCommand("hmctl"),
 	)
 	return root
 }

@@ -17,6 +17,7 @@ import (
 	"hostmanager/aws/localaws"
 	"hostmanager/aws/objects"
 	"hostmanager/aws/queue"
+	"hostmanager/environment"
 	"hostmanager/fleet/record"
 	"hostmanager/fleet/wiretest"
 	"hostmanager/internal/cli"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"hmctl": main
 
 func TestVerbs_HaveHelpInTheHouseForm(t *testing.T) {
 	verbs := cli.Verbs(newRoot())
-	if len(verbs) < 13 {
+	if len(verbs) < 14 {
 		t.Errorf("only %d verbs", len(verbs))
 	}
 	for _, v := range verbs {
@@ -37,7 +38,7 @@ func TestVerbs_HaveHelpInTheHouseForm(t *testing.T) {
 	}
 }
 
-// TestScripts runs the built command line against a local SQS and S3 of each script's own. "instance ID MODE..." adds an instance that speaks the
+// TestScripts runs the built command line against a local SQS and S3 of each script's own. "gone ID" registers an instance that is silent. "instance ID MODE..." adds an instance that speaks the
 // wire: ok, fail-build, fail-flip, unhealthy, no-time, silent, and second (nothing at the first command, ok from then on).
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -46,6 +47,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"instance":  addInstance,
+			"gone":      addGone,
 			"status":    checkStatus,
 			"awaitsent": awaitSent,
 		},
@@ -127,6 +129,19 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 	})
 	ts.Check(err)
 	r.wg.Go(func() { i.Serve(r.ctx) })
+}
+
+// addGone adds an instance that was last seen a day ago.
+func addGone(ts *testscript.TestScript, _ bool, args []string) {
+	r, ok := ts.Value(roomKey{}).(*room)
+	if !ok || len(args) != 1 {
+		ts.Fatalf("usage: gone ID")
+	}
+	rec, err := environment.Open(record.Store{Client: r.store, Bucket: "bucket"}, ts.Getenv("HMCTL_ENVIRONMENT"),
+		environment.Options{Now: func() time.Time { return time.Now().Add(-24 * time.Hour) }})
+	ts.Check(err)
+	_, err = wiretest.New(r.ctx, wiretest.Options{ID: args[0], Record: rec, Queues: r.queues})
+	ts.Check(err)
 }
 
 // onSecond loses the first command, as an agent that is killed before it accepts it does.

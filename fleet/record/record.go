@@ -54,6 +54,11 @@ func (s Store) List(ctx context.Context, prefix string, fn func(key string) erro
 	return err
 }
 
+// Delete removes an object.
+func (s Store) Delete(ctx context.Context, key string) error {
+	return s.Client.Delete(ctx, s.Bucket, key)
+}
+
 // storeError is an S3 error that also is one of environment's.
 type storeError struct{ kind, err error }
 

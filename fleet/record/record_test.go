@@ -13,6 +13,7 @@ import (
 	"hostmanager/aws/localaws"
 	"hostmanager/aws/objects"
 	"hostmanager/environment"
+	"hostmanager/environment/locktest"
 	"hostmanager/fleet/record"
 	"hostmanager/protocol"
 )
@@ -72,35 +73,7 @@ func TestNextSerial_FiftyAtOnceGetFiftyNumbers(t *testing.T) {
 
 func TestLock_HasOneHolderOverTheWire(t *testing.T) {
 	r, _ := open(t)
-	var inside, had atomic.Int64
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			for t.Context().Err() == nil {
-				h, err := r.Lock(t.Context(), environment.LockRequest{Holder: "someone", Reason: "a test"})
-				if errors.Is(err, environment.ErrLocked) || errors.Is(err, environment.ErrChanged) {
-					continue
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if inside.Add(1) != 1 {
-					t.Error("two holders at once")
-				}
-				had.Add(1)
-				inside.Add(-1)
-				if err := h.Unlock(t.Context()); err != nil {
-					t.Error(err)
-				}
-				return
-			}
-		})
-	}
-	wg.Wait()
-	if had.Load() != 20 {
-		t.Errorf("%d of 20 had it", had.Load())
-	}
+	locktest.OneHolder(t, r, 20)
 }
 
 // TestLock_OutlivesLostAnswers cuts the answers of writes that were carried out: the holder knows its own writes again.
@@ -164,5 +137,11 @@ func TestRecord_ReadsBackWhatItWrote(t *testing.T) {
 	good, bad, err := r.Instances(t.Context())
 	if err != nil || len(good) != 1 || len(bad) != 0 || good[0].State != "ready" {
 		t.Errorf("instances %+v, %+v, %v", good, bad, err)
+	}
+	if _, err := r.Forget(t.Context(), "i-1", true); err != nil {
+		t.Error(err)
+	}
+	if good, _, err := r.Instances(t.Context()); err != nil || len(good) != 0 {
+		t.Errorf("instances %+v, %v after the only one was forgotten", good, err)
 	}
 }

@@ -99,3 +99,21 @@ func TestPrinter_RefusesWhatIsNoObject(t *testing.T) {
 		t.Errorf("got %q, %v", out.String(), err)
 	}
 }
+
+func TestVersionCommand_NamesProgramAndBuild(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"version", "--json"}} {
+		root := newRoot(nil)
+		root.AddCommand(cli.VersionCommand("prog"))
+		var out bytes.Buffer
+		if got := cli.Run(t.Context(), root, args, cli.Streams{Out: &out, Err: &out}); got != 0 {
+			t.Fatalf("exit status %d", got)
+		}
+		want := "prog " + cli.Version() + " (go"
+		if len(args) > 1 {
+			want = `{"type":"version","version":"` + cli.Version() + `","go":"go`
+		}
+		if !strings.HasPrefix(out.String(), want) {
+			t.Errorf("%v printed %q, want %q", args, out.String(), want)
+		}
+	}
+}

@@ -1,6 +1,11 @@
 package cli
 
-import "runtime/debug"
+import (
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
 
 // version is set by the linker (-X hostmanager/internal/cli.version=...) and never written otherwise.
 var version string
@@ -20,4 +25,22 @@ func Version() string {
 		}
 	}
 	return "devel"
+}
+
+// VersionCommand returns the verb of a program that shows which build it is.
+func VersionCommand(program string) *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Show which build this is",
+		Example: "  " + program + " version --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p := PrinterFor(cmd)
+			p.Text("%s %s (%s, %s/%s)", program, Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return p.JSON("version", struct {
+				Version string `json:"version"`
+				Go      string `json:"go"`
+			}{Version(), runtime.Version()})
+		},
+	}
 }
