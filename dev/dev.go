@@ -255,12 +255,14 @@ func (r *room) registered(ctx context.Context) error {
 }
 
 func (r *room) deploy(ctx context.Context) (err error) {
+	label := fleet.DefaultLabel(ctx, r.Dir, time.Now())
+	r.Printer.Packing(label)
 	bundle, err := fleet.OpenBundle(ctx, r.Dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, bundle.Close()) }()
-	_, err = r.fleet.Deploy(ctx, fleet.DeployRequest{Bundle: bundle, Label: fleet.DefaultLabel(ctx, r.Dir, time.Now()), Changes: r.Changes})
+	_, err = r.fleet.Deploy(ctx, fleet.DeployRequest{Bundle: bundle, Label: label, Changes: r.Changes})
 	return err
 }
 

@@ -135,6 +135,12 @@ func (l *lines) Line(line fleet.Line) {
 	fmt.Fprintln(&l.text, string(line.Severity)+": "+line.Text)
 }
 
+func (l *lines) Packing(label string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintln(&l.text, "packing "+label)
+}
+
 func (l *lines) Upload(fleet.Upload) {}
 
 func purged(t *testing.T, root string, instances int) {
@@ -171,6 +177,9 @@ func TestRun_DeploysAndGoesOnUntilInterrupted(t *testing.T) {
 			_ = res.Body.Close()
 			t.Errorf("%s still answers", i.URL)
 		}
+	}
+	if !strings.HasPrefix(out.text.String(), "packing app-") {
+		t.Errorf("does not begin with the archive:\n%s", out.text.String())
 	}
 	if !strings.Contains(out.text.String(), "Command execution completed on 2 of 2 instances in environment.") {
 		t.Errorf("printed:\n%s", out.text.String())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -45,6 +46,14 @@ func OpenBundle(ctx context.Context, path string) (Bundle, error) {
 		return Bundle{}, errors.Join(refusedUnless(ctx, err), b.Close())
 	}
 	return b, nil
+}
+
+// ending is the ending of the archive's name: ".zip" of every packed folder; a lone Dockerfile has none.
+func (b Bundle) ending() string {
+	if strings.HasSuffix(b.Path, ".tar.gz") {
+		return ".tar.gz"
+	}
+	return filepath.Ext(b.Path)
 }
 
 // refusedUnless judges an error of a bundle: it is the bundle's fault unless the work was interrupted.

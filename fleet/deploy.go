@@ -124,7 +124,7 @@ func (f *Fleet) upload(ctx context.Context, q DeployRequest) (protocol.RuntimeSo
 		Bucket: f.Bucket, SHA256: b.SHA256, Size: b.Size,
 		Key: protocol.BundleKey(f.Record.EnvironmentID(), q.Application, q.Label+"/"+b.SHA256[:16]),
 	}
-	progress := Upload{Application: q.Application, VersionLabel: q.Label, Size: b.Size}
+	progress := Upload{Application: q.Application, VersionLabel: q.Label, Archive: q.Label + b.ending(), Size: b.Size}
 	info, err := f.Objects.Head(ctx, f.Bucket, src.Key)
 	switch {
 	case err == nil && info.Size == b.Size:
@@ -162,7 +162,7 @@ type ConfigRequest struct {
 
 // ConfigDeploy deploys the desired state's version with changed option settings. Changes that change nothing are ErrRefused.
 func (f *Fleet) ConfigDeploy(ctx context.Context, q ConfigRequest) (Report, error) {
-	if err := checkTimeout(q.Timeout); err != nil {
+	if err := errors.Join(checkTimeout(q.Timeout), checkPolicyChange(q.Changes)); err != nil {
 		return Report{}, err
 	}
 	var report Report

@@ -183,7 +183,7 @@ func TestDeploy_NamesWhoDidNotAnswer(t *testing.T) {
 	out.mustHave(t,
 		"WARN: The following instances have not responded in the allowed command timeout time (they might still finish eventually on their own): [i-b].",
 		"Summary: [Successful: 1, Failed: 0, TimedOut: 1].",
-		"Unsuccessful command execution on instance id(s) 'i-b'. Aborting the operation.",
+		"Unsuccessful command execution on instance id(s) 'i-b'. Aborting the operation.", lateSays,
 		"ERROR: Failed to deploy application.")
 	checkEnd(t, w, environment.Failed)
 }

@@ -2,10 +2,8 @@ package fleet_test
 
 import (
 	"errors"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -114,20 +112,5 @@ func TestFailure_IsToldByItsCause(t *testing.T) {
 				t.Errorf("config (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-func TestFailure_WhoNeverAnsweredHadTooLittleTime(t *testing.T) {
-	w := newWorld(t)
-	w.instance("i-a", dockerLike("aaaaaaaaaaaa"))
-	w.instance("i-b", nil)
-	f, out := w.fleet()
-	f.PickupWindow = time.Millisecond
-	_, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1", Timeout: time.Second})
-	if !errors.Is(err, fleet.ErrFailed) {
-		t.Fatalf("got %v", err)
-	}
-	if want := []string{says(failedSays, "i-b"), lateSays, deploySays}; !slices.Equal(out.ends(), want) {
-		t.Errorf("said %q", out.ends())
 	}
 }

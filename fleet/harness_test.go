@@ -254,6 +254,8 @@ func (l *lines) Line(line fleet.Line) {
 	}
 }
 
+func (l *lines) Packing(string) {}
+
 func (l *lines) Upload(u fleet.Upload) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -70,6 +70,13 @@ func TestConfigDeploy_Refuses(t *testing.T) {
 	if _, err := f.ConfigDeploy(t.Context(), fleet.ConfigRequest{Changes: []fleet.Change{property("A", "1")}}); !errors.Is(err, fleet.ErrRefused) {
 		t.Errorf("that changes nothing: %v", err)
 	}
+	for value, refused := range map[string]bool{"Rolling": true, "Immutable": true, "AllAtOnce": false, "": false} {
+		policy := fleet.Change{Namespace: "aws:elasticbeanstalk:command", Option: "DeploymentPolicy", Value: value, Remove: value == ""}
+		_, err := f.ConfigDeploy(t.Context(), fleet.ConfigRequest{Changes: []fleet.Change{policy}})
+		if errors.Is(err, fleet.ErrRefused) != refused || (refused && !strings.Contains(err.Error(), "DeploymentPolicy "+value+" is not built yet")) {
+			t.Errorf("DeploymentPolicy %q: %v", value, err)
+		}
+	}
 }
 
 func TestConfigDeploy_SaysWhetherItWasReverted(t *testing.T) {

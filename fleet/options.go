@@ -82,6 +82,16 @@ func sameOptions(a, b protocol.OptionSettings) bool {
 	return maps.EqualFunc(a, b, func(x, y map[string]string) bool { return maps.Equal(x, y) })
 }
 
+// checkPolicyChange refuses a configuration with a deployment policy that the next deployment would be refused for.
+func checkPolicyChange(changes []Change) error {
+	for _, c := range changes {
+		if c.Namespace == nsCommand && c.Option == "DeploymentPolicy" && !c.Remove && c.Value != PolicyAllAtOnce {
+			return fmt.Errorf("%w: DeploymentPolicy %s is not built yet, only %s is; set that, or leave the option out", ErrRefused, c.Value, PolicyAllAtOnce)
+		}
+	}
+	return nil
+}
+
 // checkPolicy refuses a deployment policy that would silently not be followed. Settings made directly win over those of the bundle.
 func checkPolicy(asked string, options protocol.OptionSettings, bundle Bundle) error {
 	where, policy := "--policy asks for", asked

@@ -37,6 +37,7 @@ type Line struct {
 type Upload struct {
 	Application  string
 	VersionLabel string
+	Archive      string // the version label with the ending of its archive: "v1.zip"
 	Sent, Size   int64
 	Done         bool
 	Skipped      bool // the same bundle was there already
@@ -44,6 +45,7 @@ type Upload struct {
 
 // Printer shows an operation to people or to machines. It is called from one goroutine at a time.
 type Printer interface {
+	Packing(label string) // the archive of a version is being made; before anything else of its deployment
 	Line(Line)
 	Upload(Upload)
 }

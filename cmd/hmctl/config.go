@@ -24,27 +24,12 @@ func newConfigCommand() *cobra.Command {
 }
 
 func newConfigShowCommand() *cobra.Command {
-	var at connection
-	cmd := &cobra.Command{
+	return showCurrent(&cobra.Command{
 		Use:     "show",
 		Short:   "Show the option settings of the version deployed now",
 		Long:    "Show the option settings of the version deployed now. The values of the application's properties are left to hmctl printenv.",
 		Example: "  hmctl config show --environment e-1 --bucket my-environments",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := at.open(cmd.Context(), cmd)
-			if err != nil {
-				return err
-			}
-			m, _, err := currentSettings(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			return printOptions(cli.PrinterFor(cmd), m)
-		},
-	}
-	at.flags(cmd)
-	return cmd
+	}, printOptions)
 }
 
 func printOptions(p *cli.Printer, m protocol.Manifest) error {
@@ -66,23 +51,13 @@ func printOptions(p *cli.Printer, m protocol.Manifest) error {
 }
 
 func newConfigSetCommand() *cobra.Command {
-	var at connection
-	var to selection
-	cmd := &cobra.Command{
+	return deployChanges(&cobra.Command{
 		Use:     "set NAMESPACE:NAME=VALUE...",
 		Short:   "Set option settings and deploy them",
 		Long:    "Set option settings and deploy them to every instance. An empty VALUE removes a setting.",
 		Example: "  hmctl config set aws:elasticbeanstalk:command:Timeout=900 --environment e-1 --bucket my-environments",
 		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			set, err := changes(nil, args)
-			if err != nil {
-				return err
-			}
-			return runConfigDeploy(cmd, at, to, set)
-		},
-	}
-	at.flags(cmd)
-	to.flags(cmd)
-	return cmd
+	}, func(cmd *cobra.Command, args []string) ([]fleet.Change, error) {
+		return (&settingFlags{options: args}).changes(cmd.InOrStdin())
+	})
 }

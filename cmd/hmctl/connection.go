@@ -132,29 +132,42 @@ func finish(cmd *cobra.Command, r fleet.Report, err error) error {
 	return errors.Join(exit(err), cli.PrinterFor(cmd).JSON("operation", r))
 }
 
-// changes reads --env and --option values.
-func changes(properties, options []string) ([]fleet.Change, error) {
-	var all []fleet.Change
-	for _, set := range []struct {
-		texts []string
-		parse func(string) (fleet.Change, error)
-	}{{properties, fleet.ParseProperty}, {options, fleet.ParseOption}} {
-		for _, text := range set.texts {
-			c, err := set.parse(text)
-			if err != nil {
-				return nil, cli.Usage(err)
-			}
-			all = append(all, c)
+// showCurrent completes a verb that shows something of the desired state's manifest, which is empty before the first deployment.
+func showCurrent(cmd *cobra.Command, show func(*cli.Printer, protocol.Manifest) error) *cobra.Command {
+	var at connection
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		f, err := at.open(cmd.Context(), cmd)
+		if err != nil {
+			return err
 		}
+		_, m, err := f.Record.CurrentManifest(cmd.Context())
+		if err != nil && !errors.Is(err, environment.ErrNoCurrent) {
+			return err
+		}
+		return show(cli.PrinterFor(cmd), m)
 	}
-	return all, nil
+	at.flags(cmd)
+	return cmd
 }
 
-// currentSettings returns the desired state's manifest; ok is false before the first deployment.
-func currentSettings(ctx context.Context, f *fleet.Fleet) (m protocol.Manifest, ok bool, err error) {
-	_, m, err = f.Record.CurrentManifest(ctx)
-	if errors.Is(err, environment.ErrNoCurrent) {
-		return m, false, nil
+// deployChanges completes a verb that deploys changed settings.
+func deployChanges(cmd *cobra.Command, read func(cmd *cobra.Command, args []string) ([]fleet.Change, error)) *cobra.Command {
+	var at connection
+	var to selection
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		set, err := read(cmd, args)
+		if err != nil {
+			return err
+		}
+		f, err := at.open(cmd.Context(), cmd)
+		if err != nil {
+			return err
+		}
+		report, err := f.ConfigDeploy(cmd.Context(), fleet.ConfigRequest{Changes: set, Targets: to.targets(), Timeout: to.timeout, NoWait: to.noWait})
+		return finish(cmd, report, err)
 	}
-	return m, err == nil, err
+	at.flags(cmd)
+	to.flags(cmd)
+	return cmd
 }

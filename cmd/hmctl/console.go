@@ -63,6 +63,14 @@ func printable(text string) string {
 	}, text)
 }
 
+// Packing says that the archive of a version is being made.
+func (c *console) Packing(label string) {
+	c.out.Text("Creating application version archive %q.", label)
+	_ = c.out.JSON("packing", struct {
+		VersionLabel string `json:"version_label"`
+	}{label})
+}
+
 // Upload shows how far an upload is: a bar on a terminal, its beginning and end elsewhere.
 func (c *console) Upload(u fleet.Upload) {
 	c.mu.Lock()
@@ -79,10 +87,10 @@ func (c *console) Upload(u fleet.Upload) {
 	}
 	switch {
 	case u.Skipped:
-		c.out.Text("%s/%s was uploaded before.", u.Application, u.VersionLabel)
+		c.out.Text("%s/%s was uploaded before.", u.Application, u.Archive)
 	case !c.started:
 		c.started = true
-		c.out.Text("Uploading %s/%s to S3. This may take a while.", u.Application, u.VersionLabel)
+		c.out.Text("Uploading %s/%s to S3. This may take a while.", u.Application, u.Archive)
 		if c.tty != nil {
 			c.bar = progressbar.NewOptions64(u.Size, progressbar.OptionSetWriter(c.tty), progressbar.OptionShowBytes(true),
 				progressbar.OptionSetWidth(40), progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))

@@ -18,8 +18,7 @@ type deployFlags struct {
 	selection
 	application string
 	label       string
-	properties  []string
-	options     []string
+	settings    settingFlags
 	policy      string
 	resume      bool
 	abort       bool
@@ -34,9 +33,12 @@ func newDeployCommand() *cobra.Command {
 and only when all of them could, have every instance flip to it. The desired state of the environment moves when all
 answered SUCCESS. The settings are those of the version deployed now, with the changes given here.
 
-Interrupted or run with --no-wait, a deployment is finished with --resume, or given up with --resume --abort.`,
+Interrupted or run with --no-wait, a deployment is finished with --resume, or given up with --resume --abort.
+
+` + envFileHelp,
 		Example: `  hmctl deploy . --environment e-1 --bucket my-environments
   hmctl deploy app.zip --label v42 --env GREETING=hello --option aws:elasticbeanstalk:command:Timeout=900
+  hmctl deploy . --env-file secrets.env
   hmctl deploy --resume`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,8 +58,7 @@ Interrupted or run with --no-wait, a deployment is finished with --resume, or gi
 	f.selection.flags(cmd)
 	cmd.Flags().StringVar(&f.application, "application", fleet.DefaultApplication, "name of the application")
 	cmd.Flags().StringVarP(&f.label, "label", "l", "", "version label (default app-<commit>-<yymmdd_HHMMSS>)")
-	cmd.Flags().StringArrayVar(&f.properties, "env", nil, "NAME=VALUE: set a property of the application; an empty VALUE removes it")
-	cmd.Flags().StringArrayVar(&f.options, "option", nil, "NAMESPACE:NAME=VALUE: set an option setting; an empty VALUE removes it")
+	f.settings.flags(cmd)
 	cmd.Flags().StringVar(&f.policy, "policy", "", "deployment policy, over that of bundle and settings (only AllAtOnce is built yet)")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "finish the latest deployment from its record")
 	cmd.Flags().BoolVar(&f.abort, "abort", false, "with --resume: give the deployment up instead")
@@ -66,7 +67,7 @@ Interrupted or run with --no-wait, a deployment is finished with --resume, or gi
 
 func runDeploy(cmd *cobra.Command, f deployFlags, path string) (err error) {
 	ctx := cmd.Context()
-	set, err := changes(f.properties, f.options)
+	set, err := f.settings.changes(cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func runDeploy(cmd *cobra.Command, f deployFlags, path string) (err error) {
 	if f.label == "" {
 		f.label = fleet.DefaultLabel(ctx, folderOf(path), time.Now())
 	}
-	cli.PrinterFor(cmd).Text("Creating application version archive %q.", f.label)
+	to.Printer.Packing(f.label)
 	bundle, err := fleet.OpenBundle(ctx, path)
 	if err != nil {
 		return exit(err)

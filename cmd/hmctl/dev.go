@@ -12,7 +12,7 @@ import (
 
 func newDevCommand() *cobra.Command {
 	var o dev.Options
-	var properties, options []string
+	var set settingFlags
 	cmd := &cobra.Command{
 		Use:   "dev DIR",
 		Short: "Try a source bundle on this machine, with no AWS account",
@@ -24,7 +24,7 @@ At the end processes, containers and images are removed; so is the folder, unles
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Dir = args[0]
-			if o.Changes, err = changes(properties, options); err != nil {
+			if o.Changes, err = set.changes(cmd.InOrStdin()); err != nil {
 				return err
 			}
 			return runDev(cmd, o)
@@ -34,8 +34,7 @@ At the end processes, containers and images are removed; so is the folder, unles
 	cmd.Flags().StringVar(&o.Root, "root", "", "empty or new folder for everything, which is kept (default: a temporary one)")
 	cmd.Flags().StringVar(&o.Hostmanager, "hostmanager", "", "the hostmanager binary (default: beside hmctl, else from PATH)")
 	cmd.Flags().BoolVar(&o.Once, "once", false, "end when the deployment has ended, with its status")
-	cmd.Flags().StringArrayVar(&properties, "env", nil, "NAME=VALUE: set a property of the application")
-	cmd.Flags().StringArrayVar(&options, "option", nil, "NAMESPACE:NAME=VALUE: set an option setting")
+	set.flags(cmd)
 	return cmd
 }
 
