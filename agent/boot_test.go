@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -180,4 +181,31 @@ func TestBoot_DoesNotWaitForAStageThatNeverComes(t *testing.T) {
 	eventually(t, "the environment's version serves", func() bool { return w.serving() == v1.Serial })
 	w.booted()
 	w.holds(v1)
+}
+
+// While the old version serves, the files that hooks read tell of it: PreInit does not change them for a version that then cannot be brought.
+func TestBoot_PreInitLeavesTheFilesOfWhatServes(t *testing.T) {
+	w := newWorld(t)
+	r := w.start()
+	v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", map[string]string{"A": "one"}, nil)})
+	must(t, r.stop())
+	linked, err := os.Readlink(w.root.SourceBundle())
+	must(t, err)
+	v2 := w.version("v2", map[string]string{"A": "two"}, map[string]string{"Dockerfile": "FROM scratch\n# two\n"})
+	must(t, w.record.MoveCurrent(t.Context(), v2))
+	fifo := filepath.Join(t.TempDir(), "go")
+	must(t, syscall.Mkfifo(fifo, 0o600))
+	w.hook("preinit/10wait", `echo x > "`+string(w.root)+`/preinit"; read x < `+fifo)
+	w.boot = "boot-2"
+	w.start()
+	eventually(t, "preinit runs", func() bool { _, err := os.Stat(w.root.Join("preinit")); return err == nil })
+	must(t, w.objects.Delete(t.Context(), bucket, protocol.ManifestKey(envID, v2.Manifest))) // what comes next fails before its first action
+	must(t, os.WriteFile(fifo, []byte("x\n"), 0o600))
+	eventually(t, "start-up failed", func() bool {
+		return strings.Contains(w.events(), "could not be brought to the environment's version at start-up")
+	})
+	w.holds(v1)
+	if now, err := os.Readlink(w.root.SourceBundle()); err != nil || now != linked {
+		t.Errorf("source bundle is %s, %v, want %s", now, err, linked)
+	}
 }

@@ -183,12 +183,31 @@ func (i *infra) writeConfig(_ context.Context, c *hooks.Call) error {
 	if !ok { // PreInit before the first deployment
 		return nil
 	}
+	if keeps, err := i.keepsFiles(c); keeps || err != nil {
+		return err
+	}
 	if def, _ := commandproc.Lookup(c.Deployment.CommandName); def.Deploys {
 		if err := atomicfile.WriteFile(i.root.StagedManifest(), p.raw, 0o600); err != nil {
 			return fmt.Errorf("write the staged manifest: %w", err)
 		}
 	}
 	return settings.WriteContainerConfiguration(i.root, p.manifest)
+}
+
+// keepsFiles tells whether the files that hooks read stay as they are: PreInit only prepares, so where a version is deployed they go on telling of
+// that one. Only the command that brings another in may change them, because only it puts them back.
+func (i *infra) keepsFiles(c *hooks.Call) (bool, error) {
+	if c.Deployment.CommandName != protocol.CmdPreInit {
+		return false, nil
+	}
+	_, err := os.Stat(i.root.DeployedManifest())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the deployed manifest: %w", err)
+	}
+	return true, nil
 }
 
 // downloadSourceBundle fetches, verifies and unpacks the version's bundle.
@@ -204,6 +223,9 @@ func (i *infra) downloadSourceBundle(ctx context.Context, c *hooks.Call) error {
 	archive, err := i.bundles.Fetch(ctx, src)
 	if err != nil {
 		return fmt.Errorf("download source bundle of version %s: %w", p.manifest.VersionLabel, err)
+	}
+	if keeps, err := i.keepsFiles(c); keeps || err != nil {
+		return err
 	}
 	if err := atomicfile.Symlink(archive, i.root.SourceBundle()); err != nil {
 		return fmt.Errorf("link source bundle: %w", err)

@@ -52,8 +52,7 @@ func (a *Agent) polled(err error) {
 
 // poll receives once and takes what came.
 func (a *Agent) poll(ctx context.Context) error {
-	a.exclusive.room(ctx)
-	a.shared.room(ctx)
+	a.awaitRoom(ctx)
 	url, err := a.commandQueue(ctx)
 	if err != nil {
 		return err
@@ -81,6 +80,18 @@ func (a *Agent) poll(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// awaitRoom waits until both lanes take more, or ctx ends. To wait is right then: the pulse goes on, or a restart would meet the same full lane.
+func (a *Agent) awaitRoom(ctx context.Context) {
+	for _, l := range []*lane{a.exclusive, a.shared} {
+		for full := true; full && ctx.Err() == nil; {
+			a.pulse.Store(a.Now().UnixNano())
+			short, cancel := context.WithTimeout(ctx, intakeStall/3)
+			full = !l.room(short)
+			cancel()
+		}
+	}
 }
 
 const deleteTimeout = 15 * time.Second

@@ -47,18 +47,18 @@ func (l *lane) push(j job, front bool) {
 	l.notify()
 }
 
-// room waits until the lane takes more, or ctx ends.
-func (l *lane) room(ctx context.Context) {
+// room waits until the lane takes more, which it tells, or ctx ends.
+func (l *lane) room(ctx context.Context) bool {
 	for {
 		l.mu.Lock()
 		full, changed := len(l.waiting) >= laneRoom, l.changed
 		l.mu.Unlock()
 		if !full {
-			return
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-changed:
 		}
 	}

@@ -3,11 +3,14 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"hostmanager/internal/logfile"
 )
 
 func TestLane_RunsInOrderAndNoMoreThanItsWidth(t *testing.T) {
@@ -82,6 +85,27 @@ func TestLane_FullLaneHoldsIntake(t *testing.T) {
 		synctest.Wait()
 		if !let {
 			t.Error("a lane with room takes no more")
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// A full lane is no reason for the watchdog to end the agent.
+func TestIntake_PulsesWhileALaneIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Parts{Logs: &logfile.Set{Structured: slog.New(slog.DiscardHandler)}, Now: time.Now})
+		for range laneRoom {
+			a.exclusive.push(job{do: func(context.Context) {}}, false)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); a.awaitRoom(ctx) }()
+		for range 10 {
+			<-time.After(7 * time.Minute) // virtual
+			if silent := time.Since(time.Unix(0, a.pulse.Load())); silent >= intakeStall {
+				t.Fatalf("no pulse for %v", silent)
+			}
 		}
 		cancel()
 		<-ended
