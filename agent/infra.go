@@ -27,7 +27,7 @@ const maxManifest = 4 << 20
 // Bundles brings a source bundle onto the instance. *bundle.Fetcher is one.
 type Bundles interface {
 	Fetch(ctx context.Context, src bundle.Source) (string, error)
-	Stage(ctx context.Context, src bundle.Source, dest string) (bundle.Stats, error)
+	Stage(ctx context.Context, src bundle.Source, dest, like string) (bundle.Stats, error)
 }
 
 // infra is the built-in actions that no hook directory holds. Between actions and stages state passes through files alone, except for the
@@ -237,7 +237,7 @@ func (i *infra) downloadSourceBundle(ctx context.Context, c *hooks.Call) error {
 	if err := os.RemoveAll(dest); err != nil { // of an attempt that was cut short
 		return fmt.Errorf("remove older tree: %w", err)
 	}
-	stats, err := i.bundles.Stage(ctx, src, dest)
+	stats, err := i.bundles.Stage(ctx, src, dest, i.root.Current())
 	if err != nil {
 		return fmt.Errorf("unpack source bundle of version %s: %w", p.manifest.VersionLabel, err)
 	}

@@ -105,14 +105,14 @@ func (f *Fetcher) Fetch(ctx context.Context, src Source) (string, error) {
 	return h.Path, nil
 }
 
-// Stage fetches src and unpacks it at dest, as Hold, Unpack and Release.
-func (f *Fetcher) Stage(ctx context.Context, src Source, dest string) (Stats, error) {
+// Stage fetches src and unpacks it at dest, as Hold, UnpackLike and Release.
+func (f *Fetcher) Stage(ctx context.Context, src Source, dest, like string) (Stats, error) {
 	h, err := f.Hold(ctx, src)
 	if err != nil {
 		return Stats{}, err
 	}
 	defer h.Release()
-	return Unpack(ctx, h.Path, dest, f.Limits)
+	return UnpackLike(ctx, h.Path, dest, like, f.Limits)
 }
 
 // Hold is Fetch, and keeps the bundle in the cache until the caller releases it.

@@ -27,6 +27,7 @@ const copyBytes = 256 << 10
 type tree struct {
 	*names
 	dest    string
+	like    *os.Root // the tree of the version before, nil where there is none
 	temp    string
 	lock    *os.File
 	root    *os.Root
@@ -72,6 +73,9 @@ func (t *tree) close() {
 	if t.lock != nil {
 		_ = t.lock.Close()
 	}
+	if t.like != nil {
+		_ = t.like.Close()
+	}
 }
 
 // discard removes all of it.
@@ -93,6 +97,7 @@ func (t *tree) makeFolders(dirs []entry) error {
 type writer struct {
 	t       *tree
 	buf     []byte
+	old     []byte // as large as buf
 	dir     *os.Root
 	dirPath string
 }
@@ -129,7 +134,11 @@ func (w *writer) file(ctx context.Context, e entry, src io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("make file %q: %w", e.path, diskFull(err, w.t.dest))
 	}
-	err = w.fill(ctx, f, e, src)
+	before := w.before(e)
+	err = w.fill(ctx, f, e, src, before)
+	if same, at := before.same(); err == nil && same {
+		e.mtime = at
+	}
 	if err == nil {
 		err = f.Chmod(e.mode.Perm())
 	}
@@ -145,7 +154,7 @@ func (w *writer) file(ctx context.Context, e entry, src io.Reader) error {
 	return err
 }
 
-func (w *writer) fill(ctx context.Context, f *os.File, e entry, src io.Reader) error {
+func (w *writer) fill(ctx context.Context, f *os.File, e entry, src io.Reader, before *predecessor) error {
 	for {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -158,6 +167,7 @@ func (w *writer) fill(ctx context.Context, f *os.File, e entry, src io.Reader) e
 			if _, werr := f.Write(w.buf[:n]); werr != nil {
 				return fmt.Errorf("write %q: %w", e.path, diskFull(werr, w.t.dest))
 			}
+			before.compare(w.buf[:n])
 		}
 		switch {
 		case err == nil:

@@ -37,6 +37,12 @@ type Stats struct {
 // Not kept: owners (everything belongs to the caller), extended attributes, setgid of folders and the sticky bit. Members of a zip without Unix modes get 0644 and 0755.
 // Safe for concurrent use with different dest.
 func Unpack(ctx context.Context, archive, dest string, limits Limits) (Stats, error) {
+	return UnpackLike(ctx, archive, dest, "", limits)
+}
+
+// UnpackLike is Unpack where like is the tree of the version before, or of none: a file that the archive tells no time of, and that is in like
+// byte for byte, keeps the time it has there.
+func UnpackLike(ctx context.Context, archive, dest, like string, limits Limits) (Stats, error) {
 	limits = limits.orDefaults()
 	f, size, err := openArchive(archive, limits)
 	if err != nil {
@@ -50,6 +56,9 @@ func Unpack(ctx context.Context, archive, dest string, limits Limits) (Stats, er
 	t, err := newTree(dest, size, limits)
 	if err != nil {
 		return Stats{}, err
+	}
+	if like != "" {
+		t.like, _ = os.OpenRoot(like) // without it every file is new
 	}
 	if err := t.unpack(ctx, f, kind); err != nil {
 		t.discard()

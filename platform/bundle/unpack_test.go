@@ -506,3 +506,44 @@ func TestSweep_RemovesLeftoversOnly(t *testing.T) {
 		t.Fatalf("missing folder: %d, %v", n, err)
 	}
 }
+
+func TestUnpackLike_UnchangedFilesKeepTheirTime(t *testing.T) {
+	dir := t.TempDir()
+	before, after := filepath.Join(dir, "before"), filepath.Join(dir, "after")
+	at := time.Date(2020, 1, 2, 3, 4, 5, 6, time.UTC)
+	large := strings.Repeat("0123456789abcdef", 40_000)
+	for name, content := range map[string]string{
+		"same": "content", "large": large, "large-changed": large[1:] + "x", "sub/same": "s", "changed": "c0ntent", "shorter": "conten", "told": "told", "empty": "",
+	} {
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(before, name)), 0o755))
+		must(t, os.WriteFile(filepath.Join(before, name), []byte(content), 0o644))
+		must(t, os.Chtimes(filepath.Join(before, name), at, at))
+	}
+	must(t, os.Symlink("same", filepath.Join(before, "link")))
+	must(t, syscall.Mkfifo(filepath.Join(before, "pipe"), 0o600))
+	told := time.Date(2021, 6, 7, 8, 9, 10, 0, time.UTC)
+	withTime := zipFile("told", "told")
+	withTime.Modified = told
+	archive := filepath.Join(dir, "bundle")
+	must(t, os.WriteFile(archive, zipBytes(t,
+		zipFile("same", "content"), zipFile("large", large), zipFile("large-changed", large), zipFile("sub/same", "s"), zipFile("changed", "content"),
+		zipFile("shorter", "content"), zipFile("empty", ""), zipFile("link", "content"), zipFile("pipe", ""), zipFile("new", "n"), withTime), 0o600))
+	_, err := bundle.UnpackLike(t.Context(), archive, after, before, bundle.Limits{})
+	must(t, err)
+	for name, want := range map[string]time.Time{
+		"same": at, "large": at, "sub/same": at, "empty": at, "told": told,
+		"large-changed": {}, "changed": {}, "shorter": {}, "link": {}, "pipe": {}, "new": {},
+	} {
+		info, err := os.Lstat(filepath.Join(after, name))
+		must(t, err)
+		switch got := info.ModTime(); {
+		case !want.IsZero() && !got.Equal(want):
+			t.Errorf("%s has the time %v, want %v", name, got, want)
+		case want.IsZero() && time.Since(got) > time.Hour:
+			t.Errorf("%s, which is new, has the time %v", name, got)
+		}
+	}
+	if _, err := bundle.UnpackLike(t.Context(), archive, filepath.Join(dir, "first"), filepath.Join(dir, "none"), bundle.Limits{}); err != nil {
+		t.Errorf("without a version before: %v", err)
+	}
+}

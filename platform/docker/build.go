@@ -146,17 +146,18 @@ func (p *Platform) buildWith(ctx context.Context, builder build.BuilderVersion, 
 		return "", err
 	}
 	defer tree.root.Close()
-	archive, packed := tree.stream(ctx)
 	labels := p.names.labels()
 	labels[labelPort] = src.file.exposed()
-	response, err := p.cli.ImageBuild(ctx, archive, build.ImageBuildOptions{
+	options := build.ImageBuildOptions{
 		Version:     builder,
 		Tags:        []string{p.names.staging()},
 		Labels:      labels,
 		Dockerfile:  "Dockerfile",
 		Remove:      true,
 		ForceRemove: true,
-	})
+	}
+	body, sent := p.supply(ctx, tree, &options)
+	response, err := p.cli.ImageBuild(ctx, body, options)
 	var id string
 	if err != nil {
 		err = &refusedError{err}
@@ -168,14 +169,34 @@ func (p *Platform) buildWith(ctx context.Context, builder build.BuilderVersion, 
 			p.dropLayers(ctx, layers.made)
 		}
 	}
-	_ = archive.Close()
-	if errPack := <-packed; errPack != nil && !errors.Is(errPack, io.ErrClosedPipe) {
-		return "", errPack // the cause of whatever the Engine made of half an archive
+	if unread := sent(); unread != nil {
+		return "", unread // the cause of whatever the Engine made of half a tree
 	}
 	if err == nil && id == "" {
 		id, err = p.imageID(ctx, p.names.staging())
 	}
 	return id, err
+}
+
+// supply says how the tree comes to the builder: BuildKit asks for it through a session, which the options then name; otherwise all of it is the
+// request's body. sent ends that and tells what was wrong with the tree.
+func (p *Platform) supply(ctx context.Context, tree *buildContext, options *build.ImageBuildOptions) (body io.Reader, sent func() error) {
+	if options.Version == build.BuilderBuildKit && tree.dockerfile == nil {
+		s, err := p.openSession(ctx, tree)
+		if err == nil {
+			options.SessionID, options.RemoteContext = s.id, "client-session"
+			return nil, s.close
+		}
+		p.log.Info("the whole tree is sent to the builder", "reason", err)
+	}
+	archive, packed := tree.stream(ctx)
+	return archive, func() error {
+		_ = archive.Close()
+		if err := <-packed; err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			return err
+		}
+		return nil
+	}
 }
 
 // followBuild copies the build's output and returns the id of the image. A failed step wraps errBuildStep.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/moby/patternmatcher"
@@ -97,28 +98,68 @@ func (b *buildContext) stream(ctx context.Context) (*io.PipeReader, <-chan error
 
 func (b *buildContext) pack(ctx context.Context, w io.Writer) error {
 	archive := tar.NewWriter(w)
-	err := fs.WalkDir(b.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	err := b.each(ctx, func(e entry) error { return b.add(archive, e) })
+	if err == nil && b.dockerfile != nil {
+		err = addDockerfile(archive, b.dockerfile)
+	}
+	if err != nil {
+		return err
+	}
+	return archive.Close()
+}
+
+// entry is a file, folder or link of the context.
+type entry struct {
+	name string
+	info fs.FileInfo
+	link string // where it leads
+}
+
+// treeError is a tree that could not be read, as opposed to a builder that did not take it.
+type treeError struct{ err error }
+
+func (e *treeError) Error() string { return "pack build context: " + e.err.Error() }
+func (e *treeError) Unwrap() error { return e.err }
+
+// each calls fn for what is to be sent, in the order of a walk: folders before what is in them, names in byte order. A folder that is ignored comes
+// too where something in it is not.
+func (b *buildContext) each(ctx context.Context, fn func(entry) error) error {
+	var skipped []entry // the ignored folders above where the walk is
+	return fs.WalkDir(b.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
-			return err
+			return &treeError{err}
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case name == "." || b.dockerfile != nil && name == "Dockerfile":
 			return nil
 		}
 		leaveOut, err := b.ignored(name, d)
-		if leaveOut || err != nil {
+		if err != nil || leaveOut && !d.IsDir() {
 			return err
 		}
-		return b.add(archive, name, d)
+		e, sent, err := b.entry(name, d)
+		if err != nil {
+			return &treeError{err}
+		}
+		for len(skipped) > 0 && !strings.HasPrefix(name, skipped[len(skipped)-1].name+"/") {
+			skipped = skipped[:len(skipped)-1]
+		}
+		switch {
+		case leaveOut:
+			skipped = append(skipped, e)
+			return nil
+		case !sent:
+			return nil
+		}
+		for _, folder := range skipped {
+			if err := fn(folder); err != nil {
+				return err
+			}
+		}
+		skipped = nil
+		return fn(e)
 	})
-	if err == nil && b.dockerfile != nil {
-		err = addDockerfile(archive, b.dockerfile)
-	}
-	if err != nil {
-		return fmt.Errorf("pack build context: %w", err)
-	}
-	return archive.Close()
 }
 
 // ignored tells whether an entry stays behind; fs.SkipDir is returned where nothing below it can be wanted.
@@ -136,46 +177,46 @@ func (b *buildContext) ignored(name string, d fs.DirEntry) (bool, error) {
 	return out, nil
 }
 
-func (b *buildContext) add(archive *tar.Writer, name string, d fs.DirEntry) error {
-	info, err := d.Info()
+// entry describes one name; sockets, pipes and devices have no place in an image.
+func (b *buildContext) entry(name string, d fs.DirEntry) (e entry, sent bool, err error) {
+	e = entry{name: path.Clean(filepath.ToSlash(name))}
+	if e.info, err = d.Info(); err != nil {
+		return entry{}, false, err
+	}
+	if e.info.Mode()&fs.ModeSymlink != 0 {
+		e.link, err = b.root.Readlink(name)
+		return e, true, err
+	}
+	return e, e.info.Mode().IsRegular() || e.info.IsDir(), nil
+}
+
+func (b *buildContext) add(archive *tar.Writer, e entry) error {
+	h, err := tar.FileInfoHeader(e.info, e.link)
 	if err != nil {
-		return err
+		return &treeError{err}
 	}
-	var link string
-	switch {
-	case info.Mode()&fs.ModeSymlink != 0:
-		if link, err = b.root.Readlink(name); err != nil {
-			return err
-		}
-	case !info.Mode().IsRegular() && !info.IsDir():
-		return nil // sockets, pipes and devices have no place in an image
-	}
-	h, err := tar.FileInfoHeader(info, link)
-	if err != nil {
-		return err
-	}
-	h.Name = path.Clean(filepath.ToSlash(name))
-	if info.IsDir() {
+	h.Name = e.name
+	if e.info.IsDir() {
 		h.Name += "/"
 	}
 	plainHeader(h)
 	if err := archive.WriteHeader(h); err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() {
+	if !e.info.Mode().IsRegular() {
 		return nil
 	}
-	return b.copyFile(archive, name, info.Size())
+	return b.copyFile(archive, e)
 }
 
-func (b *buildContext) copyFile(w io.Writer, name string, size int64) error {
-	f, err := b.root.Open(name)
+func (b *buildContext) copyFile(w io.Writer, e entry) error {
+	f, err := b.root.Open(e.name)
 	if err != nil {
-		return err
+		return &treeError{err}
 	}
 	defer f.Close()
-	if n, err := io.Copy(w, io.LimitReader(f, size)); err != nil || n != size {
-		return errors.Join(err, fmt.Errorf("%s changed while it was packed: %d of %d bytes", name, n, size))
+	if n, err := io.Copy(w, io.LimitReader(f, e.info.Size())); err != nil || n != e.info.Size() {
+		return errors.Join(err, fmt.Errorf("%s changed while it was packed: %d of %d bytes", e.name, n, e.info.Size()))
 	}
 	return nil
 }
