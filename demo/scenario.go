@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -90,15 +89,13 @@ func (s *scenario) steps(ctx context.Context) error {
 
 // nothingLeft checks that the environment took everything with it: whatever it made carries the label of one of its namespaces.
 func (s *scenario) nothingLeft() error {
-	for _, what := range [][]string{{"ps", "-aq"}, {"images", "-q"}, {"network", "ls", "-q"}} {
-		for _, i := range s.env.Instances {
-			out, err := exec.Command("docker", append(what, "--filter", "label=hostmanager="+i.Namespace)...).CombinedOutput()
-			if err != nil || len(out) > 0 {
-				return fmt.Errorf("docker %s still shows something of %s: %s (%w)", strings.Join(what, " "), i.ID, out, err)
-			}
+	for _, i := range s.env.Instances {
+		n, err := newEngine().left(context.Background(), i.Namespace)
+		if err != nil || n > 0 {
+			return fmt.Errorf("%d containers, images and networks of %s are left (%w)", n, i.ID, err)
 		}
 	}
-	fmt.Fprintln(s.Out, "no container, image, network or process of it is left")
+	fmt.Fprintln(s.Out, "no container, image or network of it is left")
 	return nil
 }
 
@@ -263,8 +260,8 @@ func (s *scenario) evidence(ctx context.Context, started bool) error {
 		if err != nil {
 			return fmt.Errorf("%s keeps no failed container: %w", i.ID, err)
 		}
-		out, err := exec.CommandContext(ctx, "docker", "inspect", "-f", "{{.State.Status}}", strings.TrimSpace(string(id))).CombinedOutput()
-		if state := strings.TrimSpace(string(out)); err != nil || state != "exited" {
+		state, err := newEngine().state(ctx, strings.TrimSpace(string(id)))
+		if err != nil || state != "exited" {
 			return fmt.Errorf("the failed container %s is %q, want exited (%w)", id, state, err)
 		}
 		fmt.Fprintf(s.Out, "%s  evidence: container %s, exited\n", i.ID, strings.TrimSpace(string(id)))
