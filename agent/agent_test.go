@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"hostmanager/agent"
+	"hostmanager/agent/config"
 	"hostmanager/aws/localaws"
 	"hostmanager/environment"
 	"hostmanager/internal/layout"
@@ -175,6 +176,30 @@ func TestAgent_RunsTheBundlesHooks(t *testing.T) {
 		" [INFO] Running platform hook: .platform/hooks/prebuild/a\nhook one speaks\n", " [INFO] Running platform hook: .platform/hooks/predeploy/b\nhook one speaks\n",
 		" [INFO] Running platform hook: .platform/hooks/postdeploy/c\nhook one speaks\n", " [INFO] Running platform hook: .platform/confighooks/predeploy/d\nhook two speaks\n",
 	)
+}
+
+// Each bound of a source bundle is the operator's.
+func TestAgent_RefusesABundleBeyondItsBounds(t *testing.T) {
+	files := map[string]string{"Dockerfile": "FROM scratch\n", "a/b/c": strings.Repeat("0", 33<<20)}
+	for name, c := range map[string]struct {
+		set  func(*config.Config)
+		want string
+	}{
+		"archive": {func(c *config.Config) { c.BundleMaxArchive = 100 }, "the limit is 100"},
+		"bytes":   {func(c *config.Config) { c.BundleMaxBytes = 1 << 20 }, "the limit for the whole bundle is 1048576"},
+		"files":   {func(c *config.Config) { c.BundleMaxFiles = 2 }, "it holds more than 2 files"},
+		"ratio":   {func(c *config.Config) { c.BundleMaxRatio = 3 }, "it unpacks to more than 3 times its size"},
+		"depth":   {func(c *config.Config) { c.BundleMaxDepth = 2 }, "the path is 3 folders deep"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.start(func(s *agentSetup) { c.set(&s.Config) })
+			w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, files)})
+			if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, c.want) {
+				t.Errorf("result %+v", e)
+			}
+		})
+	}
 }
 
 func TestAgent_RestartBeforeAnyDeploymentSaysSo(t *testing.T) {

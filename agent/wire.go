@@ -149,7 +149,12 @@ func (b *builder) clients(ctx context.Context) error {
 	if b.record, err = record.Open(b.objects, b.Config.Bucket, b.Config.EnvironmentID); err != nil {
 		return fmt.Errorf("open the environment's record: %w", err)
 	}
-	b.infra = newInfra(b.Root, b.record, bundle.NewFetcher(b.objects, b.Root.BundleCache()), b.redact)
+	bundles := bundle.NewFetcher(b.objects, b.Root.BundleCache())
+	bundles.Limits = bundle.Limits{
+		ArchiveBytes: b.Config.BundleMaxArchive, Bytes: b.Config.BundleMaxBytes, Files: int(b.Config.BundleMaxFiles),
+		Ratio: b.Config.BundleMaxRatio, Depth: int(b.Config.BundleMaxDepth),
+	}
+	b.infra = newInfra(b.Root, b.record, bundles, b.redact)
 	return nil
 }
 

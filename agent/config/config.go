@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"hostmanager/internal/atomicfile"
+	"hostmanager/platform/bundle"
 	"hostmanager/protocol"
 )
 
@@ -22,6 +23,9 @@ var ErrInvalid = errors.New("invalid configuration")
 
 // maxFile bounds the configuration file in bytes.
 const maxFile = 1 << 20
+
+// maxBundle bounds the bounds of source bundles: 1 TiB, or as many.
+const maxBundle = 1 << 40
 
 // Config is what an operator can choose. New sets the defaults, Load reads, Validate checks.
 type Config struct {
@@ -39,6 +43,11 @@ type Config struct {
 	DrainTimeout     time.Duration `yaml:"drain_timeout"`
 	RegisterInterval time.Duration `yaml:"register_interval"`
 	SharedCommands   int           `yaml:"shared_commands"`
+	BundleMaxArchive int64         `yaml:"bundle_max_archive"`
+	BundleMaxBytes   int64         `yaml:"bundle_max_bytes"`
+	BundleMaxFiles   int64         `yaml:"bundle_max_files"`
+	BundleMaxRatio   int64         `yaml:"bundle_max_ratio"`
+	BundleMaxDepth   int64         `yaml:"bundle_max_depth"`
 	LogLevel         string        `yaml:"log_level"`
 }
 
@@ -47,6 +56,8 @@ func New() Config {
 	return Config{
 		Platform: "docker", Proxy: "builtin", Listen: ":80", DrainTimeout: 15 * time.Minute,
 		RegisterInterval: time.Minute, SharedCommands: 4, LogLevel: "info",
+		BundleMaxArchive: bundle.DefaultArchiveBytes, BundleMaxBytes: bundle.DefaultBytes, BundleMaxFiles: bundle.DefaultFiles,
+		BundleMaxRatio: bundle.DefaultRatio, BundleMaxDepth: bundle.DefaultDepth,
 	}
 }
 
@@ -120,6 +131,14 @@ func (c Config) Validate() error {
 	}
 	if c.SharedCommands < 1 || c.SharedCommands > 64 {
 		bad("shared_commands", "is %d, want 1 to 64", c.SharedCommands)
+	}
+	for key, v := range map[string]int64{
+		"bundle_max_archive": c.BundleMaxArchive, "bundle_max_bytes": c.BundleMaxBytes, "bundle_max_files": c.BundleMaxFiles,
+		"bundle_max_ratio": c.BundleMaxRatio, "bundle_max_depth": c.BundleMaxDepth,
+	} {
+		if v < 1 || v > maxBundle {
+			bad(key, "is %d, want 1 to %d", v, int64(maxBundle))
+		}
 	}
 	for _, p := range c.ResultQueues {
 		if _, err := path.Match(p, ""); err != nil {

@@ -17,7 +17,7 @@ func sample(o config.Option) string {
 	switch o.Key {
 	case "drain_timeout", "register_interval":
 		return "7s"
-	case "shared_commands":
+	case "shared_commands", "bundle_max_archive", "bundle_max_bytes", "bundle_max_files", "bundle_max_ratio", "bundle_max_depth":
 		return "7"
 	}
 	return "v-" + o.Key
@@ -134,17 +134,22 @@ func TestValidate_NamesTheOption(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, breakIt := range map[string]func(*config.Config){
-		"environment_id":    func(c *config.Config) { c.EnvironmentID = "../x" },
-		"instance_id":       func(c *config.Config) { c.InstanceID = "a/b" },
-		"bucket":            func(c *config.Config) { c.Bucket = "" },
-		"platform":          func(c *config.Config) { c.Platform = "tomcat" },
-		"proxy":             func(c *config.Config) { c.Proxy = "x" },
-		"listen":            func(c *config.Config) { c.Listen = "80" },
-		"docker_namespace":  func(c *config.Config) { c.DockerNamespace = "a b" },
-		"register_interval": func(c *config.Config) { c.RegisterInterval = -time.Second },
-		"shared_commands":   func(c *config.Config) { c.SharedCommands = 0 },
-		"log_level":         func(c *config.Config) { c.LogLevel = "loud" },
-		"result_queues":     func(c *config.Config) { c.ResultQueues = []string{"["} },
+		"environment_id":     func(c *config.Config) { c.EnvironmentID = "../x" },
+		"instance_id":        func(c *config.Config) { c.InstanceID = "a/b" },
+		"bucket":             func(c *config.Config) { c.Bucket = "" },
+		"platform":           func(c *config.Config) { c.Platform = "tomcat" },
+		"proxy":              func(c *config.Config) { c.Proxy = "x" },
+		"listen":             func(c *config.Config) { c.Listen = "80" },
+		"docker_namespace":   func(c *config.Config) { c.DockerNamespace = "a b" },
+		"register_interval":  func(c *config.Config) { c.RegisterInterval = -time.Second },
+		"shared_commands":    func(c *config.Config) { c.SharedCommands = 0 },
+		"bundle_max_archive": func(c *config.Config) { c.BundleMaxArchive = 0 },
+		"bundle_max_bytes":   func(c *config.Config) { c.BundleMaxBytes = -1 },
+		"bundle_max_files":   func(c *config.Config) { c.BundleMaxFiles = 0 },
+		"bundle_max_ratio":   func(c *config.Config) { c.BundleMaxRatio = 0 },
+		"bundle_max_depth":   func(c *config.Config) { c.BundleMaxDepth = 1 << 62 },
+		"log_level":          func(c *config.Config) { c.LogLevel = "loud" },
+		"result_queues":      func(c *config.Config) { c.ResultQueues = []string{"["} },
 	} {
 		c := good
 		breakIt(&c)

@@ -37,6 +37,11 @@ func Options() []Option {
 		duration("drain_timeout", "how long a stopping agent waits for the running command before it aborts it", func(c *Config) *time.Duration { return &c.DrainTimeout }),
 		duration("register_interval", "how often the instance's registration in the record is renewed", func(c *Config) *time.Duration { return &c.RegisterInterval }),
 		number("shared_commands", "how many commands that change nothing may run at once", func(c *Config) *int { return &c.SharedCommands }),
+		size("bundle_max_archive", "how large the archive of a source bundle may be, bytes", func(c *Config) *int64 { return &c.BundleMaxArchive }),
+		size("bundle_max_bytes", "how much a source bundle may unpack to, bytes", func(c *Config) *int64 { return &c.BundleMaxBytes }),
+		size("bundle_max_files", "how many files, folders and links a source bundle may hold", func(c *Config) *int64 { return &c.BundleMaxFiles }),
+		size("bundle_max_ratio", "how many bytes one byte of the archive may unpack to; looked at above 32 MiB", func(c *Config) *int64 { return &c.BundleMaxRatio }),
+		size("bundle_max_depth", "how many components a path in a source bundle may have", func(c *Config) *int64 { return &c.BundleMaxDepth }),
 		text("log_level", "of hostmanager.log: debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	}
 }
@@ -73,5 +78,13 @@ func number(key, doc string, field func(*Config) *int) Option {
 		Key: key, Doc: doc,
 		Set: func(c *Config, v string) (err error) { *field(c), err = strconv.Atoi(v); return err },
 		Get: func(c Config) string { return strconv.Itoa(*field(&c)) },
+	}
+}
+
+func size(key, doc string, field func(*Config) *int64) Option {
+	return Option{
+		Key: key, Doc: doc,
+		Set: func(c *Config, v string) (err error) { *field(c), err = strconv.ParseInt(v, 10, 64); return err },
+		Get: func(c Config) string { return strconv.FormatInt(*field(&c), 10) },
 	}
 }
