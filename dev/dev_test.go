@@ -41,6 +41,8 @@ func standIn(mode, verb, root string) int {
 	defer stop()
 	var err error
 	switch {
+	case mode == "killed" && verb == "agent", mode == "killed-once" && verb == "agent" && mark(root):
+		err = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case verb == mode: // the verb that is to fail
 		err = errors.New("the " + verb + " does not feel well")
 	case verb == "agent":
@@ -55,6 +57,12 @@ func standIn(mode, verb, root string) int {
 		return 3
 	}
 	return 0
+}
+
+// mark tells whether this is the first agent below root.
+func mark(root string) bool {
+	f, err := os.OpenFile(filepath.Join(root, "started"), os.O_CREATE|os.O_EXCL, 0o600)
+	return err == nil && f.Close() == nil
 }
 
 func standInAgent(ctx context.Context, mode, root string) error {
@@ -225,6 +233,23 @@ func TestRun_TellsWhyAChildEnded(t *testing.T) {
 		}
 		purged(t, o.Root, 2)
 	}
+}
+
+func TestRun_StartsAgainWhatASignalEnded(t *testing.T) {
+	o, out := options(t, "killed-once")
+	o.Once = true
+	if err := dev.Run(t.Context(), o); err != nil {
+		t.Errorf("%v\n%s", err, out.text.String())
+	}
+	purged(t, o.Root, 2)
+}
+
+func TestRun_GivesUpOnWhatSignalsKeepEnding(t *testing.T) {
+	o, _ := options(t, "killed")
+	if err := dev.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "ended by signal killed, 5 times in 10s") {
+		t.Errorf("got %v", err)
+	}
+	purged(t, o.Root, 2)
 }
 
 func TestRun_TellsWhatWasNotPurged(t *testing.T) {

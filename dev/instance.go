@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"hostmanager/internal/atomicfile"
 	"hostmanager/internal/layout"
@@ -67,18 +68,41 @@ func (r *room) start(ctx context.Context, root layout.Root, id, verb string, arg
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c := &child{stop: stop, done: make(chan struct{}), role: verb}
 	r.children = append(r.children, c)
+	command := proc.Command{
+		Path: r.Hostmanager, Args: append([]string{verb, "--root", string(root)}, args...), Dir: string(root),
+		Env: r.environ(), Output: out, Grace: stopGrace,
+	}
 	go func() {
 		defer close(c.done)
-		_, err := proc.Run(ctx, proc.Command{
-			Path: r.Hostmanager, Args: append([]string{verb, "--root", string(root)}, args...), Dir: string(root),
-			Env: r.environ(), Output: out, Grace: stopGrace,
-		})
-		err = errors.Join(err, out.Close())
+		err := errors.Join(supervise(ctx, command), out.Close())
 		if ctx.Err() == nil {
 			r.died <- fmt.Errorf("hostmanager %s of %s has ended (%w): %s", verb, id, orEnded(err), lastLine(path))
 		}
 	}()
 	return nil
+}
+
+// Like a unit of systemd: no more than this many starts in this time.
+const (
+	maxStarts   = 5
+	startWindow = 10 * time.Second
+)
+
+// supervise runs the command until ctx ends or it ends by itself. What a signal has ended is started again, as its unit would do it.
+func supervise(ctx context.Context, command proc.Command) error {
+	var starts []time.Time
+	for {
+		starts = append(starts, time.Now())
+		_, err := proc.Run(ctx, command)
+		var killed *proc.ExitError
+		if ctx.Err() != nil || !errors.As(err, &killed) || killed.Signal == 0 {
+			return err
+		}
+		starts = slices.DeleteFunc(starts, func(at time.Time) bool { return time.Since(at) > startWindow })
+		if len(starts) == maxStarts {
+			return fmt.Errorf("%w, %d times in %s", err, maxStarts, startWindow)
+		}
+	}
 }
 
 var errEnded = errors.New("without an error")
