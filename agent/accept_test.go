@@ -22,15 +22,42 @@ func forms() []form {
 	return []form{{"bare", protocol.Command.Encode}, {"SNS", protocol.Command.EncodeSNS}}
 }
 
-// Every row of protocol.md 1.13 and of the design's acceptance, in both forms of the message: what is answered, what runs, that the message is
-// gone. Rows about time and crashes have tests of their own below and in crash_test.go.
+// eachForm runs a test once with every form of message.
+func eachForm(t *testing.T, do func(t *testing.T, f form)) {
+	t.Helper()
+	for _, f := range forms() {
+		t.Run(f.name, func(t *testing.T) { do(t, f) })
+	}
+}
+
+// body is the message that brings c; that of the zero form is bare.
+func (f form) body(t *testing.T, c protocol.Command) string {
+	t.Helper()
+	encode := f.encode
+	if encode == nil {
+		encode = protocol.Command.Encode
+	}
+	body, err := encode(c)
+	must(t, err)
+	return string(body)
+}
+
+// checkForm holds that a body is of its form, so that no row is shown twice in one.
+func (f form) checkForm(t *testing.T, body string) {
+	t.Helper()
+	var envelope struct{ Message *string }
+	err := json.Unmarshal([]byte(body), &envelope)
+	if (err == nil && envelope.Message != nil) != (f.name == "SNS") {
+		t.Errorf("%s is not of the form %s", body, f.name)
+	}
+}
+
+// Every way a message is judged, in both forms: what is answered, what runs, that the message is gone. What becomes of a command that is accepted
+// stands in checklist_test.go and crash_test.go.
 func TestAcceptance_EveryRowBareAndSNS(t *testing.T) {
-	raw := func(body string) func(*world, form) string { return func(*world, form) string { return body } }
 	of := func(o func(*world) order) func(*world, form) string {
 		return func(w *world, f form) string {
-			body, err := f.encode(w.command(o(w)))
-			must(w.t, err)
-			return string(body)
+			return f.body(w.t, w.command(o(w)))
 		}
 	}
 	wrapped := func(inner string) func(*world, form) string {
@@ -52,8 +79,9 @@ func TestAcceptance_EveryRowBareAndSNS(t *testing.T) {
 		code   int
 		text   string // in msg or Message; where no answer comes, in the events
 	}{
-		{"no JSON", raw("hello"), false, "", "", 0, "An invalid message was removed from the command queue"},
-		{"SNS envelope without JSON inside", raw(`{"Message":"hello"}`), false, "", "", 0, "An invalid message was removed"},
+		{"no JSON", wrapped("hello"), false, "", "", 0, "An invalid message was removed from the command queue"},
+		{"no object", wrapped(`["hello"]`), false, "", "", 0, "An invalid message was removed from the command queue"},
+		{"Message that is no text", wrapped(`{"Message":5}`), false, "", "", 0, "An invalid message was removed from the command queue"},
 		{"no InvocationId", wrapped(`{"DispatcherId":"d","CommandName":"c","Expiration":4102444800000,"ResultQueue":"q","Data":"{}"}`), false, "", "", 0, "InvocationId is missing"},
 		{"no Expiration", wrapped(`{"DispatcherId":"d","CommandName":"c","InvocationId":"i","ResultQueue":"q","Data":"{}"}`), false, "", "", 0, "Expiration: is missing"},
 		{"no ResultQueue", wrapped(`{"DispatcherId":"d","CommandName":"c","InvocationId":"i","Expiration":4102444800000}`), false, "", "", 0, "ResultQueue is missing"},
@@ -105,10 +133,9 @@ func TestAcceptance_EveryRowBareAndSNS(t *testing.T) {
 		},
 		{
 			"numeric string as Expiration", func(w *world, f form) string {
-				body, err := f.encode(w.command(order{name: "CMD-Nonsense", expires: time.UnixMilli(4102444800000)}))
-				must(w.t, err)
+				body := f.body(w.t, w.command(order{name: "CMD-Nonsense", expires: time.UnixMilli(4102444800000)}))
 				quote := map[string]string{"bare": `"`, "SNS": `\"`}[f.name]
-				return strings.Replace(string(body), "4102444800000", quote+"4102444800000"+quote, 1)
+				return strings.Replace(body, "4102444800000", quote+"4102444800000"+quote, 1)
 			}, true, protocol.Success, protocol.Failure, 1, "Unknown command",
 		},
 	} {
@@ -116,7 +143,9 @@ func TestAcceptance_EveryRowBareAndSNS(t *testing.T) {
 			t.Run(c.name+"/"+f.name, func(t *testing.T) {
 				w := newWorld(t)
 				w.start()
-				w.sendBody(c.body(w, f))
+				body := c.body(w, f)
+				f.checkForm(t, body)
+				w.sendBody(body)
 				if !c.answer {
 					eventually(t, "an event", func() bool { return strings.Contains(w.events(), c.text) })
 					w.checkQueueEmpty()
@@ -165,11 +194,9 @@ func TestAcceptance_DuplicateOfAFinishedCommandGetsTheSameResult(t *testing.T) {
 			restart := w.command(order{name: protocol.CmdRestartAppServer})
 			expired := w.command(order{name: protocol.CmdRestartAppServer, expires: time.Now().Add(-time.Minute)})
 			for _, c := range []protocol.Command{restart, expired} {
-				body, err := f.encode(c)
-				must(t, err)
-				w.sendBody(string(body))
+				w.sendAgain(c, f)
 				first := w.one()
-				w.sendBody(string(body))
+				w.sendAgain(c, f)
 				second := w.one()
 				if first.Result != second.Result || first.ResultID == "" {
 					t.Errorf("results differ:\n%+v\n%+v", first.Result, second.Result)
@@ -177,9 +204,7 @@ func TestAcceptance_DuplicateOfAFinishedCommandGetsTheSameResult(t *testing.T) {
 			}
 			must(t, r.stop()) // remembered by the next agent as well
 			w.start()
-			body, err := f.encode(restart)
-			must(t, err)
-			w.sendBody(string(body))
+			w.sendAgain(restart, f)
 			if again := w.one(); again.InvocationID != restart.InvocationID {
 				t.Errorf("result %+v", again)
 			}
@@ -200,11 +225,9 @@ func TestAcceptance_DuplicateWhileRunningIsDropped(t *testing.T) {
 			w.hook("appdeploy/pre/05wait", `echo x >> "`+string(w.root)+`/count"; read x < `+fifo)
 			w.start()
 			c := w.command(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
-			body, err := f.encode(c)
-			must(t, err)
-			w.sendBody(string(body))
+			w.sendAgain(c, f)
 			eventually(t, "the hook waits", func() bool { return lastStep(w, c) == "appdeploy/pre/05wait" })
-			w.sendBody(string(body))
+			w.sendAgain(c, f)
 			eventually(t, "the duplicate is noticed", func() bool {
 				return strings.Contains(w.read(w.root.Log("cfn-hup.log")), "is accepted and not finished, deleting the duplicate")
 			})
@@ -222,21 +245,23 @@ func TestAcceptance_DuplicateWhileRunningIsDropped(t *testing.T) {
 
 // Expiry is judged once, at acceptance: a command accepted in time runs however late.
 func TestAcceptance_ExpiryIsJudgedOnce(t *testing.T) {
-	w := newWorld(t)
-	fifo := filepath.Join(t.TempDir(), "go")
-	must(t, syscall.Mkfifo(fifo, 0o600))
-	w.hook("appdeploy/pre/05wait", `read x < `+fifo)
-	w.start()
-	w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
-	soon := time.Now().Add(400 * time.Millisecond)
-	late := w.send(order{name: protocol.CmdRestartAppServer, expires: soon})
-	eventually(t, "the second command is accepted", func() bool { return w.journalled(late.Identity()).Identity != "" })
-	eventually(t, "its expiration is over", func() bool { return time.Now().After(soon) })
-	must(t, os.WriteFile(fifo, []byte("x\n"), 0o600))
-	w.await(1)
-	if r := w.one(); r.InvocationID != late.InvocationID || r.entry().Status != protocol.Success {
-		t.Errorf("result %+v", r)
-	}
+	eachForm(t, func(t *testing.T, f form) {
+		w := newWorld(t)
+		fifo := filepath.Join(t.TempDir(), "go")
+		must(t, syscall.Mkfifo(fifo, 0o600))
+		w.hook("appdeploy/pre/05wait", `read x < `+fifo)
+		w.start()
+		w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), form: f})
+		soon := time.Now().Add(400 * time.Millisecond)
+		late := w.send(order{name: protocol.CmdRestartAppServer, expires: soon, form: f})
+		eventually(t, "the second command is accepted", func() bool { return w.journalled(late.Identity()).Identity != "" })
+		eventually(t, "its expiration is over", func() bool { return time.Now().After(soon) })
+		must(t, os.WriteFile(fifo, []byte("x\n"), 0o600))
+		w.await(1)
+		if r := w.one(); r.InvocationID != late.InvocationID || r.entry().Status != protocol.Success {
+			t.Errorf("result %+v", r)
+		}
+	})
 }
 
 func TestAcceptance_ResultQueuesSettingIsHeld(t *testing.T) {

@@ -269,28 +269,6 @@ func TestAgent_LargeResponseGoesToS3(t *testing.T) {
 	})
 }
 
-func TestOutbox_KeepsWhatCannotBeSentAndBlocksNothing(t *testing.T) {
-	w := newWorld(t)
-	r := w.start()
-	gone := strings.Replace(w.results, "req-1", "gone", 1)
-	lost := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), results: gone})
-	w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil)})
-	if e := w.one().entry(); e.VersionLabel != "v2" {
-		t.Errorf("result %+v", e)
-	}
-	must(t, r.stop())
-	if c := w.journalled(lost.Identity()); !c.Finished() || !c.SentAt.IsZero() {
-		t.Errorf("journal %+v", c)
-	}
-	url, err := w.queue.Create(t.Context(), protocol.ResultQueue(envID, "gone"), nil)
-	must(t, err)
-	w.start()
-	if got := w.awaitFrom(url, 1)[0]; got.InvocationID != lost.InvocationID || got.entry().VersionLabel != "v1" {
-		t.Errorf("result %+v", got)
-	}
-	eventually(t, "sent is journalled", func() bool { return !w.journalled(lost.Identity()).SentAt.IsZero() })
-}
-
 func TestOutbox_GivesUpADayAfterExpiry(t *testing.T) {
 	w := newWorld(t)
 	r := w.start()
@@ -329,18 +307,6 @@ func TestAgent_RegistersItself(t *testing.T) {
 	if i := registered(); i.State != "stopping" {
 		t.Errorf("registration %+v", i)
 	}
-}
-
-func TestAgent_MakesItsQueueAnewWhenItIsGone(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	old := w.commandQueue()
-	must(t, w.queue.DeleteQueue(t.Context(), old))
-	// The name rests for a minute; the endpoint refuses to make it before. What is shown is that the agent asks, and says why it waits.
-	eventually(t, "the agent says that its queue is gone", func() bool {
-		s, err := agent.AskStatus(t.Context(), w.root)
-		return err == nil && s.PollError != ""
-	})
 }
 
 func TestSignals_FirstDrainsSecondAbortsThirdEnds(t *testing.T) {

@@ -164,79 +164,83 @@ func alive(pid int) bool {
 }
 
 func TestKilled_AcceptedAndRunning(t *testing.T) {
-	w := newWorld(t)
-	r := w.start()
-	v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
-	must(t, r.stop())
-	release := w.blocked("appdeploy/post/10wait") // behind the flip: what runs is to be undone
-	v := w.victim()
-	running := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil)})
-	eventually(t, "the hook waits", func() bool { return lastStep(w, running) == "appdeploy/post/10wait" })
-	if w.serving() == v1.Serial {
-		t.Fatal("the flip is not behind us")
-	}
-	accepted := w.send(order{name: protocol.CmdRestartAppServer})
-	eventually(t, "the second command is accepted", func() bool { return w.journalled(accepted.Identity()).Identity != "" })
-	v.kill()
-	release()
+	eachForm(t, func(t *testing.T, f form) {
+		w := newWorld(t)
+		r := w.start()
+		v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+		must(t, r.stop())
+		release := w.blocked("appdeploy/post/10wait") // behind the flip: what runs is to be undone
+		v := w.victim()
+		running := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil), form: f})
+		eventually(t, "the hook waits", func() bool { return lastStep(w, running) == "appdeploy/post/10wait" })
+		if w.serving() == v1.Serial {
+			t.Fatal("the flip is not behind us")
+		}
+		accepted := w.send(order{name: protocol.CmdRestartAppServer, form: f})
+		eventually(t, "the second command is accepted", func() bool { return w.journalled(accepted.Identity()).Identity != "" })
+		v.kill()
+		release()
 
-	w.start()
-	results := w.await(2)
-	first, second := results[0], results[1]
-	e := first.entry()
-	if first.InvocationID != running.InvocationID || e.Status != protocol.Failure || e.ReturnCode != 1 || e.VersionLabel != "v2" ||
-		!strings.HasPrefix(e.Msg, "interrupted: ") || !strings.Contains(e.Msg, "appdeploy/post/10wait") {
-		t.Errorf("command that ran: %+v", e)
-	}
-	if second.InvocationID != accepted.InvocationID || second.entry().Status != protocol.Success || second.entry().VersionLabel != "v1" {
-		t.Errorf("command that waited: %+v", second)
-	}
-	w.holds(v1)
+		w.start()
+		results := w.await(2)
+		first, second := results[0], results[1]
+		e := first.entry()
+		if first.InvocationID != running.InvocationID || e.Status != protocol.Failure || e.ReturnCode != 1 || e.VersionLabel != "v2" ||
+			!strings.HasPrefix(e.Msg, "interrupted: ") || !strings.Contains(e.Msg, "appdeploy/post/10wait") {
+			t.Errorf("command that ran: %+v", e)
+		}
+		if second.InvocationID != accepted.InvocationID || second.entry().Status != protocol.Success || second.entry().VersionLabel != "v1" {
+			t.Errorf("command that waited: %+v", second)
+		}
+		w.holds(v1)
+	})
 }
 
 func TestKilled_ResultKnownAndNotSent(t *testing.T) {
-	w := newWorld(t)
-	w.hook("appdeploy/post/10count", `echo x >> "`+string(w.root)+`/count"`)
-	back, err := w.aws.Inject(localaws.Fault{Op: "SQS.SendMessage", Status: 500, Code: "InternalError", Skip: 1}) // our own command passes
-	must(t, err)
-	v := w.victim()
-	v1 := w.version("v1", nil, nil)
-	c := w.send(order{name: protocol.CmdAppDeploy, manifest: v1})
-	eventually(t, "the result is journalled", func() bool { return w.journalled(c.Identity()).Finished() })
-	v.kill()
-	back()
+	eachForm(t, func(t *testing.T, f form) {
+		w := newWorld(t)
+		w.hook("appdeploy/post/10count", `echo x >> "`+string(w.root)+`/count"`)
+		back, err := w.aws.Inject(localaws.Fault{Op: "SQS.SendMessage", Status: 500, Code: "InternalError", Skip: 1}) // our own command passes
+		must(t, err)
+		v := w.victim()
+		v1 := w.version("v1", nil, nil)
+		c := w.send(order{name: protocol.CmdAppDeploy, manifest: v1, form: f})
+		eventually(t, "the result is journalled", func() bool { return w.journalled(c.Identity()).Finished() })
+		v.kill()
+		back()
 
-	w.start()
-	if got := w.one(); got.InvocationID != c.InvocationID || got.entry().Status != protocol.Success {
-		t.Errorf("result %+v", got)
-	}
-	if n := w.read(w.root.Join("count")); n != "x\n" {
-		t.Errorf("ran %q", n)
-	}
-	w.holds(v1)
+		w.start()
+		if got := w.one(); got.InvocationID != c.InvocationID || got.entry().Status != protocol.Success {
+			t.Errorf("result %+v", got)
+		}
+		if n := w.read(w.root.Join("count")); n != "x\n" {
+			t.Errorf("ran %q", n)
+		}
+		w.holds(v1)
+	})
 }
 
 func TestKilled_ResultSent(t *testing.T) {
-	w := newWorld(t)
-	w.hook("appdeploy/post/10count", `echo x >> "`+string(w.root)+`/count"`)
-	v := w.victim()
-	v1 := w.version("v1", nil, nil)
-	c := w.send(order{name: protocol.CmdAppDeploy, manifest: v1})
-	first := w.one()
-	eventually(t, "sent is journalled", func() bool { return !w.journalled(c.Identity()).SentAt.IsZero() })
-	v.kill()
+	eachForm(t, func(t *testing.T, f form) {
+		w := newWorld(t)
+		w.hook("appdeploy/post/10count", `echo x >> "`+string(w.root)+`/count"`)
+		v := w.victim()
+		v1 := w.version("v1", nil, nil)
+		c := w.send(order{name: protocol.CmdAppDeploy, manifest: v1, form: f})
+		first := w.one()
+		eventually(t, "sent is journalled", func() bool { return !w.journalled(c.Identity()).SentAt.IsZero() })
+		v.kill()
 
-	w.start()
-	body, err := c.Encode()
-	must(t, err)
-	w.sendBody(string(body))
-	if again := w.one(); again.Result != first.Result {
-		t.Errorf("results differ:\n%+v\n%+v", first.Result, again.Result)
-	}
-	if n := w.read(w.root.Join("count")); n != "x\n" {
-		t.Errorf("ran %q", n)
-	}
-	w.holds(v1)
+		w.start()
+		w.sendAgain(c, f)
+		if again := w.one(); again.Result != first.Result {
+			t.Errorf("results differ:\n%+v\n%+v", first.Result, again.Result)
+		}
+		if n := w.read(w.root.Join("count")); n != "x\n" {
+			t.Errorf("ran %q", n)
+		}
+		w.holds(v1)
+	})
 }
 
 // The agent is killed behind every record that a deployment writes. Whatever the moment was, the command ends once: as SUCCESS with the new
@@ -342,31 +346,33 @@ func countRecords(t *testing.T, root layout.Root) int {
 
 // A journal whose middle is damaged: the command without a known end is answered, nothing is undone on a guess.
 func TestJournalDamaged_AnswersAndTouchesNothing(t *testing.T) {
-	w := newWorld(t)
-	r := w.start()
-	v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
-	must(t, r.stop())
-	w.blocked("restartappserver/pre/10wait")
-	v := w.victim()
-	c := w.send(order{name: protocol.CmdRestartAppServer})
-	eventually(t, "the hook waits", func() bool { return lastStep(w, c) == "restartappserver/pre/10wait" })
-	v.kill()
-	data, err := os.ReadFile(w.root.Journal())
-	must(t, err)
-	data[200] ^= 0xff // behind the first record, in one of the deployment's
-	must(t, os.WriteFile(w.root.Journal(), data, 0o600))
+	eachForm(t, func(t *testing.T, f form) {
+		w := newWorld(t)
+		r := w.start()
+		v1 := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+		must(t, r.stop())
+		w.blocked("restartappserver/pre/10wait")
+		v := w.victim()
+		c := w.send(order{name: protocol.CmdRestartAppServer, form: f})
+		eventually(t, "the hook waits", func() bool { return lastStep(w, c) == "restartappserver/pre/10wait" })
+		v.kill()
+		data, err := os.ReadFile(w.root.Journal())
+		must(t, err)
+		data[200] ^= 0xff // behind the first record, in one of the deployment's
+		must(t, os.WriteFile(w.root.Journal(), data, 0o600))
 
-	w.start()
-	var e protocol.ResponseEntry
-	for e.Msg == "" || !strings.Contains(e.Msg, "journal of this instance was damaged") {
-		e = w.one().entry()
-	}
-	if e.Status != protocol.Failure {
-		t.Errorf("result %+v", e)
-	}
-	if w.serving() != v1.Serial || !strings.Contains(w.events(), "journal is damaged") {
-		t.Errorf("serial %d, events %s", w.serving(), w.events())
-	}
+		w.start()
+		var e protocol.ResponseEntry
+		for e.Msg == "" || !strings.Contains(e.Msg, "journal of this instance was damaged") {
+			e = w.one().entry()
+		}
+		if e.Status != protocol.Failure {
+			t.Errorf("result %+v", e)
+		}
+		if w.serving() != v1.Serial || !strings.Contains(w.events(), "journal is damaged") {
+			t.Errorf("serial %d, events %s", w.serving(), w.events())
+		}
+	})
 }
 
 // An agent that can no longer journal takes nothing on and ends; the command stays in the queue for the next one.

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,7 +53,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	server, err := localaws.New(localaws.Options{})
+	return newWorldBy(t, localaws.SystemClock{})
+}
+
+// newWorldBy is newWorld with an endpoint that goes by another clock.
+func newWorldBy(t *testing.T, clock localaws.Clock) *world {
+	t.Helper()
+	server, err := localaws.New(localaws.Options{Clock: clock})
 	must(t, err)
 	must(t, server.Start())
 	t.Cleanup(func() { _ = server.Close() })
@@ -177,6 +184,9 @@ type order struct {
 	expires    time.Time
 	results    string
 	data       string // instead of all above that goes into Data
+	execution  string // execution_data
+	outer      string // the outer CommandName; outer when empty
+	form       form   // of the message; bare when empty
 }
 
 func (w *world) command(o order) protocol.Command {
@@ -196,24 +206,28 @@ func (w *world) command(o order) protocol.Command {
 	if o.data == "" {
 		data, err := protocol.Request{
 			CommandName: o.name, RequestID: o.request, StageNum: o.stage, InstanceIDs: o.instances, Data: o.manifest.Manifest,
-			DataSHA256: o.manifest.SHA256, Timeout: o.timeout,
+			DataSHA256: o.manifest.SHA256, Timeout: o.timeout, ExecutionData: o.execution,
 		}.Encode()
 		must(w.t, err)
 		o.data = data
 	}
 	return protocol.Command{
-		DispatcherID: "arn:stack/awseb-e-test-stack", CommandName: outer, InvocationID: o.invocation, Expiration: o.expires, ResultQueue: o.results, Data: o.data,
+		DispatcherID: "arn:stack/awseb-e-test-stack", CommandName: cmp.Or(o.outer, outer), InvocationID: o.invocation, Expiration: o.expires, ResultQueue: o.results, Data: o.data,
 	}
 }
 
-// send sends a command, bare, and returns it.
+// send sends a command in its form and returns it.
 func (w *world) send(o order) protocol.Command {
 	w.t.Helper()
 	c := w.command(o)
-	body, err := c.Encode()
-	must(w.t, err)
-	w.sendBody(string(body))
+	w.sendAgain(c, o.form)
 	return c
+}
+
+// sendAgain sends a command as it is.
+func (w *world) sendAgain(c protocol.Command, f form) {
+	w.t.Helper()
+	w.sendBody(f.body(w.t, c))
 }
 
 func (w *world) sendBody(body string) {
