@@ -2,7 +2,7 @@
 // proxy as real child processes below a folder of their own. A folder is deployed to them through real commands.
 //
 // It knows how to start, wait for and stop those parts, and nothing of what they do: it starts the hostmanager binary as systemd would, and
-// deploys as hmctl does. What a signal has ended is started again, within systemd's limit; what ends by itself ends the room.
+// deploys as hmctl does. What a signal has ended is started again, within a limit; what ends by itself ends the room.
 //
 // Invariants: what Run started has ended when it returns, and what the instances made in Docker is purged by hostmanager itself, by its label;
 // nothing outside the room's folder is written.

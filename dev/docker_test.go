@@ -32,12 +32,7 @@ import (
 func TestRun_WithRealInstances(t *testing.T) {
 	engine := dockertest.Require(t)
 	o, out := options(t, "")
-	o.Hostmanager = filepath.Join(t.TempDir(), "hostmanager")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", o.Hostmanager, "hostmanager/cmd/hostmanager")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build hostmanager: %v\n%s", err, text)
-	}
+	o.Hostmanager = buildHostmanager(t)
 	o.Dir = dockertest.BuildHello(t, "v1")
 	ctx, cancel := context.WithCancel(t.Context())
 	o.Ready = func(r dev.Room) error {
@@ -54,6 +49,18 @@ func TestRun_WithRealInstances(t *testing.T) {
 	for n := 1; n <= 2; n++ {
 		checkRemoved(t, engine, namespace(t, filepath.Join(o.Root, fmt.Sprintf("i-dev%07d", n))))
 	}
+}
+
+// buildHostmanager returns the path of the binary.
+func buildHostmanager(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "hostmanager")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "hostmanager/cmd/hostmanager")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build hostmanager: %v\n%s", err, text)
+	}
+	return path
 }
 
 func answers(r dev.Room, want string) error {
