@@ -103,7 +103,7 @@ func TestAgent_StagesNeedEachOther(t *testing.T) {
 	v := w.version("v1", nil, nil)
 	op := order{name: protocol.CmdAppDeploy, manifest: v, invocation: "op-1", stage: stage(1)}
 	w.send(op)
-	if e := w.one().entry(); e.Status != protocol.Failure || e.ReturnCode != 1 || !strings.Contains(e.Msg, "must follow its stage 0") {
+	if e := w.one().entry(); e.Status != protocol.Failure || e.ReturnCode != 1 || !strings.Contains(e.Msg, "must follow its stage 0") || strings.HasSuffix(e.Msg, ".") {
 		t.Errorf("stage 1 alone: %+v", e)
 	}
 	op.invocation, op.stage = "op-2", stage(0)
@@ -131,7 +131,7 @@ func TestAgent_StagesNeedEachOther(t *testing.T) {
 		t.Errorf("restart: %+v", e)
 	}
 	w.send(order{name: protocol.CmdAppDeploy, invocation: "op-3", stage: stage(1)})
-	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "the last command here was CMD-RestartAppServer") {
+	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "the last command here was CMD-RestartAppServer") || strings.HasSuffix(e.Msg, ".") {
 		t.Errorf("stage 1 after a restart: %+v", e)
 	}
 }
