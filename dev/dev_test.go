@@ -118,6 +118,7 @@ func standInProxy(ctx context.Context, addr string) error {
 func options(t *testing.T, mode string) (dev.Options, *lines) {
 	t.Helper()
 	t.Setenv(modeVariable, mode)
+	t.Setenv("GORACE", "atexit_sleep_ms=50") // under the race detector every child would otherwise end a second late
 	t.Setenv("AWS_ACCESS_KEY_ID", "local")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "local")
 	app := t.TempDir()

@@ -82,6 +82,7 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("AWS_ENDPOINT_URL", server.URL())
 	env.Setenv("AWS_REGION", localaws.DefaultRegion)
+	env.Setenv("GORACE", "atexit_sleep_ms=50") // under the race detector every hmctl would otherwise end a second late
 	env.Setenv("HMCTL_ENVIRONMENT", "e-script")
 	env.Setenv("HMCTL_BUCKET", "bucket")
 	ctx, cancel := context.WithCancel(context.Background())
