@@ -107,13 +107,14 @@ func Untouched(steps []journal.Step) bool {
 }
 
 // Interrupted ends a command that the agent's or the machine's stop cut short: what it did is undone and it fails, unless only its result was
-// missing. recover removes what the interrupted command left behind; it runs after the undoing.
+// missing. recover removes what the interrupted command left behind, or had yet to put away; it runs after the undoing.
 func (p *Processor) Interrupted(ctx context.Context, j Job, recover func(context.Context) error) *protocol.Response {
 	r := p.newRun(j)
 	r.def, _ = Lookup(j.Request.CommandName)
 	steps := p.Steps.Steps(j.Identity)
 	r.remember(steps)
 	if p.committed(steps) {
+		r.putAway(ctx, recover)
 		r.Log.Infof("Command %s succeeded!", r.def.Name)
 		return r.respond(protocol.ResponseEntry{Status: protocol.Success})
 	}
@@ -123,17 +124,22 @@ func (p *Processor) Interrupted(ctx context.Context, j Job, recover func(context
 	}
 	r.Log.Errorf("Command %s was interrupted %s.", j.Request.CommandName, where)
 	r.unwind(ctx)
-	bounded, cancel := p.undoContext(ctx)
-	defer cancel()
-	if err := recover(bounded); err != nil {
-		p.Structured.Error("leavings of interrupted command remain", slog.Any("error", err))
-		r.events.add(protocol.Event{Severity: protocol.Error, Msg: fmt.Sprintf("What the interrupted %s left could not be removed wholly: %v.", j.Request.CommandName, err)})
-	}
+	r.putAway(ctx, recover)
 	return r.respond(protocol.ResponseEntry{
 		Status: protocol.Failure, ReturnCode: 1,
 		Msg: fmt.Sprintf("interrupted: the agent or the instance stopped while %s was running, %s. Its steps were undone; the version deployed before serves.",
 			j.Request.CommandName, where) + moreDetail,
 	})
+}
+
+// putAway has the leavings of an interrupted command removed. That some remain changes no verdict.
+func (r *run) putAway(ctx context.Context, recover func(context.Context) error) {
+	ctx, cancel := r.undoContext(ctx)
+	defer cancel()
+	if err := recover(ctx); err != nil {
+		r.Structured.Error("leavings of interrupted command remain", slog.Any("error", err))
+		r.events.add(protocol.Event{Severity: protocol.Error, Msg: fmt.Sprintf("What the interrupted %s left could not be removed wholly: %v.", r.job.Request.CommandName, err)})
+	}
 }
 
 // Lost answers a command whose end a damaged journal does not tell. Nothing is undone on a guess.
