@@ -35,6 +35,7 @@ type Queue interface {
 type Record interface {
 	GetManifest(ctx context.Context, name, sha256 string) (protocol.Manifest, []byte, error)
 	Current(ctx context.Context) (protocol.Current, error)
+	Deployment(ctx context.Context, id int64) (environment.Deployment, string, error)
 	Register(ctx context.Context, i environment.Instance) error
 }
 

@@ -24,8 +24,9 @@ type bootState struct {
 	SelfStartup bool   `json:"self_startup"` // the environment's version was brought, or a command brought one since the machine started
 	// Deployed is what was deployed here last with SUCCESS; it counts for this instance alone, not for a machine made of its disk. The manifest's
 	// name is empty where the command did not tell it.
-	Deployed protocol.Current `json:"deployed,omitzero"`
-	Instance string           `json:"instance"`
+	Deployed     protocol.Current `json:"deployed,omitzero"`
+	DeploymentID int64            `json:"deployment_id,omitempty"` // of Deployed
+	Instance     string           `json:"instance"`
 }
 
 // bootDispatcher is the DispatcherId of the commands the agent gives itself.
@@ -46,7 +47,7 @@ func (a *Agent) readBoot() bootState {
 		return fresh
 	}
 	if s.BootID != a.BootID {
-		fresh.Deployed = s.Deployed
+		fresh.Deployed, fresh.DeploymentID = s.Deployed, s.DeploymentID
 		return fresh
 	}
 	return s
@@ -75,10 +76,11 @@ func (a *Agent) noteDeployed(j commandproc.Job, response *protocol.Response) {
 		return
 	}
 	a.stopBoot()
-	serial := response.Entry().Serial
+	entry := response.Entry()
 	err := a.changeBoot(func(s *bootState) {
 		s.SelfStartup = true
-		s.Deployed = protocol.Current{Manifest: j.Request.Data, SHA256: j.Request.DataSHA256, Serial: serial}
+		s.Deployed = protocol.Current{Manifest: j.Request.Data, SHA256: j.Request.DataSHA256, Serial: entry.Serial}
+		s.DeploymentID = entry.DeploymentID
 	})
 	if err != nil {
 		a.log.Error("deployment not noted for the next boot", slog.String("identity", j.Identity), slog.Any("error", err))
@@ -144,20 +146,16 @@ func (a *Agent) stopBoot() {
 	}
 }
 
-// boot does what is due once per boot: PreInit, then the environment's current version. It does nothing once a version was brought into service
-// since the machine started, by it or by a command.
+// boot brings the instance to the environment's version, at every start of the agent: PreInit first, once per boot of the machine. It does nothing
+// where that version, or a newer one that a command deployed here since the machine started, runs and is well.
 func (a *Agent) boot(ctx context.Context) error {
 	s := a.readBoot()
-	if s.SelfStartup {
-		return nil
-	}
-	desired, err := a.desired(ctx)
+	desired, err := a.desired(ctx, s)
 	if err != nil {
 		return err
 	}
-	if s.Deployed.Serial > desired.Serial { // deployed here, and the record does not say so yet: what is desired moves only forward
-		a.log.Warn("the version deployed here is newer than the environment's", slog.Int64("deployed", s.Deployed.Serial), slog.Int64("current", desired.Serial))
-		desired = s.Deployed
+	if s.SelfStartup && s.Deployed.Serial >= desired.Serial && (desired.Manifest == "" || a.serves(ctx, s.Deployed.Serial)) {
+		return nil
 	}
 	if !s.PreInit {
 		if err := a.runOwn(ctx, protocol.CmdPreInit, desired); err != nil {
@@ -173,17 +171,28 @@ func (a *Agent) boot(ctx context.Context) error {
 	return a.changeBoot(func(s *bootState) { s.SelfStartup = true })
 }
 
-// desired reads the environment's current version; none is no error.
-func (a *Agent) desired(ctx context.Context) (protocol.Current, error) {
+// desired reads the environment's current version; none is no error. A version that was deployed here by an operation still under way comes
+// before it: the record moves only when that operation ends. One whose operation failed elsewhere does not, however well it did here.
+func (a *Agent) desired(ctx context.Context, s bootState) (protocol.Current, error) {
 	ctx, cancel := context.WithTimeout(ctx, currentTimeout)
 	defer cancel()
 	c, err := a.Record.Current(ctx)
-	if errors.Is(err, environment.ErrNoCurrent) {
-		return protocol.Current{}, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, environment.ErrNoCurrent) {
 		return protocol.Current{}, fmt.Errorf("read the desired state: %w", err)
 	}
+	if s.Deployed.Serial <= c.Serial {
+		return c, nil
+	}
+	d, _, err := a.Record.Deployment(ctx, s.DeploymentID)
+	switch {
+	case errors.Is(err, environment.ErrNotFound), errors.Is(err, environment.ErrCorrupt):
+		return c, nil // it was deployed by other means than hmctl, which is what moves the desired state
+	case err != nil:
+		return protocol.Current{}, fmt.Errorf("read the deployment that was made here last: %w", err)
+	case d.Serial == s.Deployed.Serial && (d.State == environment.Running || d.State == environment.Succeeded):
+		return s.Deployed, nil
+	}
+	a.log.Warn("the version deployed here last is not the environment's; its operation failed", slog.Int64("deployed", s.Deployed.Serial), slog.Int64("current", c.Serial))
 	return c, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hostmanager/aws/localaws"
+	"hostmanager/environment"
 	"hostmanager/protocol"
 )
 
@@ -97,8 +98,56 @@ func TestBoot_WithoutAnyVersionIsDone(t *testing.T) {
 	w.booted()
 }
 
-// A deployment that was answered with SUCCESS stays, although the record does not name it yet: not the retry of a failed start-up, not the next
-// agent, not the next boot puts the older version over it.
+// operation writes the record of the operation that deploys v.
+func (w *world) operation(v protocol.Current, state environment.State) {
+	w.t.Helper()
+	m, _, err := w.record.GetManifest(w.t.Context(), v.Manifest, v.SHA256)
+	must(w.t, err)
+	_, err = w.record.PutDeployment(w.t.Context(), &environment.Deployment{
+		ID: m.DeploymentID, Serial: v.Serial, State: state, RequestID: "op", Command: protocol.CmdAppDeploy, VersionLabel: m.VersionLabel,
+		Manifest: v.Manifest, SHA256: v.SHA256, ResultQueue: protocol.ResultQueue(envID, "op"),
+	}, "")
+	must(w.t, err)
+}
+
+// A version whose operation ended without SUCCESS everywhere is not the environment's: the next boot goes to the one that is.
+func TestBoot_LeavesAVersionWhoseOperationFailed(t *testing.T) {
+	w := newWorld(t)
+	v1 := w.version("v1", nil, nil)
+	must(t, w.record.MoveCurrent(t.Context(), v1))
+	r := w.start()
+	w.booted()
+	v2 := w.version("v2", nil, nil)
+	w.operation(v2, environment.Failed)
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: v2})
+	must(t, r.stop())
+	w.boot = "boot-2"
+	r = w.start()
+	w.booted()
+	must(t, r.stop())
+	w.holds(v1)
+}
+
+// Every start of the agent looks, not only the machine's: the environment may have moved on, or what served may be gone.
+func TestBoot_EveryStartOfTheAgentLooks(t *testing.T) {
+	w := newWorld(t)
+	v1 := w.version("v1", nil, nil)
+	must(t, w.record.MoveCurrent(t.Context(), v1))
+	r := w.start()
+	w.booted()
+	must(t, r.stop())
+	must(t, os.Remove(filepath.Join(w.root.EtcBeanstalk(), "serving")))
+	r = w.start()
+	eventually(t, "what was gone serves again", func() bool { return w.serving() == v1.Serial })
+	must(t, r.stop())
+	v2 := w.version("v2", nil, nil)
+	must(t, w.record.MoveCurrent(t.Context(), v2))
+	w.start()
+	eventually(t, "the environment's new version serves", func() bool { return w.serving() == v2.Serial })
+}
+
+// A deployment that was answered with SUCCESS stays while its operation is under way, although the record does not name it yet: not the retry of
+// a failed start-up, not the next agent, not the next boot puts the older version over it.
 func TestBoot_NeverGoesBehindWhatACommandDeployed(t *testing.T) {
 	for _, staged := range []bool{false, true} {
 		t.Run(map[bool]string{false: "whole", true: "staged"}[staged], func(t *testing.T) {
@@ -106,6 +155,7 @@ func TestBoot_NeverGoesBehindWhatACommandDeployed(t *testing.T) {
 			succeed := w.startupFails()
 			r := w.failedStartup(w.version("v1", nil, nil))
 			v2 := w.version("v2", nil, nil)
+			w.operation(v2, environment.Running)
 			if staged {
 				w.deployed(order{name: protocol.CmdAppDeploy, manifest: v2, invocation: "op", stage: stage(0)})
 				w.deployed(order{name: protocol.CmdAppDeploy, manifest: v2, invocation: "op", stage: stage(1)})
