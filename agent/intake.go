@@ -11,13 +11,16 @@ import (
 	"hostmanager/protocol"
 )
 
+// pollPatience is how long it takes at most to notice that a queue which did not answer does so again.
+const pollPatience = 10 * time.Second
+
 // pollWait is how long one poll waits for a first message.
 const pollWait = queue.MaxWait
 
 // intake polls the command queue until ctx ends: the next poll begins at once, after an error with growing waits.
 func (a *Agent) intake(ctx context.Context) {
-	again := newPatience(250*time.Millisecond, 30*time.Second)
-	ready := false
+	again := newPatience(250*time.Millisecond, pollPatience)
+	ready, missing := false, false
 	for ctx.Err() == nil {
 		a.pulse.Store(a.Now().UnixNano())
 		if !ready {
@@ -34,11 +37,17 @@ func (a *Agent) intake(ctx context.Context) {
 				a.log.Info("command queue answers again")
 			}
 			again.reset()
+			missing = false
 			continue
 		}
 		if again.speaks() {
 			a.Logs.Listener.Errorf("%s", err)
 			a.log.Warn("command queue does not answer", slog.Any("error", err))
+		}
+		// A queue that is gone is made anew at once; only when that does not help is it waited.
+		if first := errors.Is(err, queue.ErrQueueMissing) && !missing; first {
+			missing = true
+			continue
 		}
 		again.wait(ctx, nil)
 	}
