@@ -105,14 +105,15 @@ func (f *Fetcher) Fetch(ctx context.Context, src Source) (string, error) {
 	return h.Path, nil
 }
 
-// Stage fetches src and unpacks it at dest, as Hold, UnpackLike and Release.
+// Stage fetches src and unpacks it at dest, as Hold, UnpackLike and Release. Where the disk is too full for the tree, other cached bundles make room
+// before it is refused.
 func (f *Fetcher) Stage(ctx context.Context, src Source, dest, like string) (Stats, error) {
 	h, err := f.Hold(ctx, src)
 	if err != nil {
 		return Stats{}, err
 	}
 	defer h.Release()
-	return UnpackLike(ctx, h.Path, dest, like, f.Limits)
+	return unpackLike(ctx, h.Path, dest, like, f.Limits, func(dir string, n need) error { return f.store.checkRoom(dir, n, f.held) })
 }
 
 // Hold is Fetch, and keeps the bundle in the cache until the caller releases it.

@@ -57,6 +57,12 @@ func free(dir string) (bytes, inodes int64, err error) {
 	return bytes, inodes, nil
 }
 
+// sameDisk says whether two folders share their free room. Where that cannot be told they do not.
+func sameDisk(a, b string) bool {
+	var sa, sb unix.Stat_t
+	return unix.Stat(a, &sa) == nil && unix.Stat(b, &sb) == nil && sa.Dev == sb.Dev
+}
+
 // checkRoom refuses with the missing number when the file system of dir cannot take n.
 func checkRoom(dir string, n need) error {
 	bytes, inodes, err := free(dir)

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -115,5 +116,67 @@ func TestFetch_ChecksRoomFirstAndEvictsForIt(t *testing.T) {
 	mustHold(t, path, second)
 	if _, err := os.Stat(h.Path); err == nil {
 		t.Fatal("the unused bundle was not evicted for the new one")
+	}
+}
+
+// One old bundle is enough here, so the younger one stays; the one being unpacked, and one that is held, stay anyway.
+func TestStage_EvictsForTheTree(t *testing.T) {
+	disk := smallDisk(t, "size=8m")
+	cache := filepath.Join(disk, "cache")
+	b := startBucket(t, nil)
+	f := newFetcher(t, b, cache)
+	put := func(body []byte) string {
+		t.Helper()
+		b.body.Store(&body)
+		path, err := f.Fetch(t.Context(), sourceOf(body))
+		must(t, err)
+		return path
+	}
+	oldest, younger := put(randomBytes(1, 3<<20)), put(randomBytes(2, 1<<20))
+	past := time.Now().Add(-time.Hour)
+	must(t, os.Chtimes(oldest+".verified", past, past))
+	archive := zipBytes(t, zipFile("large", strings.Repeat("x", 6<<20)))
+	b.body.Store(&archive)
+	_, err := f.Stage(t.Context(), sourceOf(archive), filepath.Join(disk, "t", "1"), "")
+	must(t, err)
+	if _, err := os.Stat(oldest); err == nil {
+		t.Error("the longest unused bundle was not given up")
+	}
+	for _, path := range []string{younger, filepath.Join(cache, "sha256", sourceOf(archive).SHA256)} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("given up without need: %v", err)
+		}
+	}
+}
+
+func TestStage_TellsThatEmptyingTheCacheWasNotEnough(t *testing.T) {
+	disk, elsewhere := smallDisk(t, "size=4m"), smallDisk(t, "size=4m")
+	old, held := randomBytes(1, 1<<20), randomBytes(2, 100<<10)
+	archive := zipBytes(t, zipFile("large", strings.Repeat("x", 6<<20)))
+	b := startBucket(t, old)
+	f := newFetcher(t, b, filepath.Join(disk, "cache"))
+	path, err := f.Fetch(t.Context(), sourceOf(old))
+	must(t, err)
+	b.body.Store(&held)
+	h, err := f.Hold(t.Context(), sourceOf(held))
+	must(t, err)
+	defer h.Release()
+	b.body.Store(&archive)
+
+	_, err = f.Stage(t.Context(), sourceOf(archive), filepath.Join(elsewhere, "1"), "")
+	noRoom(t, err, `are missing; free them and deploy again$`)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("given up although the tree is on another disk: %v", err)
+	}
+	_, err = f.Stage(t.Context(), sourceOf(archive), filepath.Join(disk, "t", "1"), "")
+	noRoom(t, err, `no room .* are missing; .* \(the cache of source bundles was emptied for it already: 1 bundles, 1048576 bytes\)$`)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("refused with an old bundle in the cache")
+	}
+	if _, err := os.Stat(h.Path); err != nil {
+		t.Errorf("a held bundle: %v", err)
+	}
+	if left := filesUnder(t, filepath.Join(disk, "t")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }

@@ -288,14 +288,22 @@ func (s store) makeRoom(size, bound int64, held func(string) bool) error {
 	}
 	room.addEntry(file, size)
 	room.inodes += 2 // the sidecar and the record
-	short := checkRoom(s.dir, room)
-	if !errors.Is(short, ErrNoRoom) {
+	return s.checkRoom(s.dir, room, held)
+}
+
+// checkRoom is checkRoom for dir, which may be any folder. Before it refuses, it gives up cached bundles that nobody holds, the longest unused first,
+// where that makes room on the disk of dir. A refusal tells what was given up.
+func (s store) checkRoom(dir string, n need, held func(string) bool) error {
+	short := checkRoom(dir, n)
+	if !errors.Is(short, ErrNoRoom) || !sameDisk(dir, s.dir) {
 		return short
 	}
 	all, err := s.list()
 	if err != nil {
 		return err
 	}
+	var gone int
+	var bytes int64
 	for _, c := range all {
 		if held(c.digest) {
 			continue
@@ -303,9 +311,14 @@ func (s store) makeRoom(size, bound int64, held func(string) bool) error {
 		if err := s.remove(c.digest); err != nil {
 			return err
 		}
-		if short = checkRoom(s.dir, room); short == nil {
-			return nil
+		gone, bytes = gone+1, bytes+c.size
+		if short = checkRoom(dir, n); !errors.Is(short, ErrNoRoom) {
+			return short
 		}
+	}
+	var refused *Refused
+	if gone > 0 && errors.As(short, &refused) {
+		refused.Reason += fmt.Sprintf(" (the cache of source bundles was emptied for it already: %d bundles, %d bytes)", gone, bytes)
 	}
 	return short
 }

@@ -81,7 +81,7 @@ func (t *tree) checkTarRoom(ctx context.Context, f *os.File, zipped bool) error 
 	for range trial.dirs {
 		room.addEntry(folder, 0)
 	}
-	return checkRoom(t.temp, room)
+	return t.room(t.temp, room)
 }
 
 // eachTar calls visit for each member and then makes sure that the stream is whole.

@@ -23,6 +23,9 @@ const tempPrefix = ".unpack-"
 // copyBytes is the buffer between decompression and the file; most files of a bundle fit and are one write.
 const copyBytes = 256 << 10
 
+// roomCheck refuses, with ErrNoRoom, what the file system of dir cannot take.
+type roomCheck func(dir string, n need) error
+
 // tree is the tree being made. Its folder is locked, so that Sweep of another process leaves it alone.
 type tree struct {
 	*names
@@ -31,6 +34,7 @@ type tree struct {
 	temp    string
 	lock    *os.File
 	root    *os.Root
+	room    roomCheck
 	archive int64 // size of the archive, for the ratio
 	written atomic.Int64
 	files   atomic.Int64
@@ -52,7 +56,7 @@ func newTree(dest string, archive int64, limits Limits) (*tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make temporary folder: %w", diskFull(err, parent))
 	}
-	t := &tree{names: newNames(limits), dest: dest, temp: temp, archive: archive}
+	t := &tree{names: newNames(limits), dest: dest, temp: temp, archive: archive, room: checkRoom}
 	if t.lock, err = os.Open(temp); err == nil {
 		err = unix.Flock(int(t.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}

@@ -43,6 +43,10 @@ func Unpack(ctx context.Context, archive, dest string, limits Limits) (Stats, er
 // UnpackLike is Unpack where like is the tree of the version before, or of none: a file that the archive tells no time of, and that is in like
 // byte for byte, keeps the time it has there.
 func UnpackLike(ctx context.Context, archive, dest, like string, limits Limits) (Stats, error) {
+	return unpackLike(ctx, archive, dest, like, limits, checkRoom)
+}
+
+func unpackLike(ctx context.Context, archive, dest, like string, limits Limits, room roomCheck) (Stats, error) {
 	limits = limits.orDefaults()
 	f, size, err := openArchive(archive, limits)
 	if err != nil {
@@ -57,6 +61,7 @@ func UnpackLike(ctx context.Context, archive, dest, like string, limits Limits) 
 	if err != nil {
 		return Stats{}, err
 	}
+	t.room = room
 	if like != "" {
 		t.like, _ = os.OpenRoot(like) // without it every file is new
 	}
@@ -121,7 +126,7 @@ func (t *tree) loneFile(ctx context.Context, f *os.File, name string) error {
 		return err
 	}
 	n.addEntry(file, e.size)
-	if err := checkRoom(t.temp, n); err != nil {
+	if err := t.room(t.temp, n); err != nil {
 		return err
 	}
 	w := newWriter(t)

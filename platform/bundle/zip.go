@@ -110,7 +110,7 @@ func (t *tree) plan(ctx context.Context, zr *zip.Reader) ([]member, error) {
 	}
 	// Folder by folder, so that a writer opens each folder once, whatever the archive's order.
 	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.path, b.path) })
-	return members, checkRoom(t.temp, room)
+	return members, t.room(t.temp, room)
 }
 
 // judgeZip turns a member of the directory into an entry.
