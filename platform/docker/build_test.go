@@ -256,3 +256,54 @@ func TestNew_RefusesWhatCannotBeANamespace(t *testing.T) {
 		t.Error("no valve was taken")
 	}
 }
+
+func TestBuild_ContentCountsWhateverTheTimes(t *testing.T) {
+	f := newFixture(t)
+	when := time.Now().Add(-time.Hour).Truncate(time.Second)
+	for _, content := range []string{"one", "two"} { // of one size, and archives made by machines give every version the same time
+		dir := bundle(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY data /data\nEXPOSE 1\n", "data": content})
+		if err := os.Chtimes(filepath.Join(dir, "data"), when, when); err != nil {
+			t.Fatal(err)
+		}
+		c := f.command("CMD-AppDeploy")
+		c.configure(nil)
+		c.adopt(dir)
+		if err := c.run(t.Context(), c.platform, "appdeploy/pre"); err != nil {
+			t.Fatal(err, f.said())
+		}
+		if diff := cmp.Diff(map[string]string{"data": "0644 " + content}, f.filesOf("aws_beanstalk/staging-app:"+f.ns)); diff != "" {
+			t.Errorf("files (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestBuild_TreeIsSentWholeWhereThereAreNoSessions(t *testing.T) {
+	f := newFixture(t)
+	for _, sessions := range []bool{true, false} {
+		var sent atomic.Int64
+		f.platform = f.open(engineProxy(t, func(w http.ResponseWriter, r *http.Request) bool {
+			if !sessions && strings.HasSuffix(r.URL.Path, "/session") {
+				return refuse(w, r, http.StatusNotFound, "page not found")
+			}
+			if _, is := buildOf(r); is {
+				r.Body = counted{r.Body, &sent}
+			}
+			return false
+		}))
+		f.mustDeploy("1", nil)
+		if whole := sent.Load() > 1<<20; whole == sessions {
+			t.Errorf("sessions %v: %d bytes in the build's request", sessions, sent.Load())
+		}
+	}
+}
+
+type counted struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}

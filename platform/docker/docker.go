@@ -79,9 +79,14 @@ type Platform struct {
 	end   context.CancelFunc
 	mu    sync.Mutex
 	tasks []<-chan struct{} // of the background work, closed when done
+	hurry chan struct{}     // closed when somebody waits for the background work, which then begins at once
 
 	meeting sync.Mutex
 	met     bool // the API version is agreed
+	loop    struct {
+		known bool
+		file  string // where Docker keeps its data in a loop file, else ""
+	}
 
 	// fault, where a test sets it, is asked at every named point between two effects; an error from it stands for a crash there.
 	fault func(point string) error
@@ -120,7 +125,7 @@ func New(o Options) (*Platform, error) {
 	}
 	p := &Platform{
 		root: o.Root, names: newNames(o.Namespace), cli: cli, valve: o.Valve, log: o.Log, pool: pool.Masked(),
-		fault: func(string) error { return nil },
+		fault: func(string) error { return nil }, hurry: make(chan struct{}),
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	return p, nil
@@ -157,6 +162,8 @@ func (p *Platform) connected(do func(context.Context, *hooks.Call) error) func(c
 func (p *Platform) Wait(ctx context.Context) error {
 	p.mu.Lock()
 	tasks := slices.Clone(p.tasks)
+	close(p.hurry)
+	p.hurry = make(chan struct{})
 	p.mu.Unlock()
 	for _, done := range tasks {
 		select {
@@ -174,15 +181,25 @@ func (p *Platform) Close() error {
 	return errors.Join(p.Wait(context.Background()), p.cli.Close())
 }
 
-// later does in the background what no command needs to wait for. Failures are for the log: Recover and the next command do it again.
+// later does in the background what no command needs to wait for, a moment later so that it does not take processor and disk from the command's
+// own last steps. Failures are for the log: Recover and the next command do it again.
 func (p *Platform) later(what string, do func(context.Context) error) {
 	done := make(chan struct{})
 	p.mu.Lock()
 	p.tasks = slices.DeleteFunc(p.tasks, isClosed)
 	p.tasks = append(p.tasks, done)
+	hurry := p.hurry
 	p.mu.Unlock()
 	go func() {
 		defer close(done)
+		moment := time.NewTimer(backgroundPause)
+		defer moment.Stop()
+		select {
+		case <-moment.C:
+		case <-hurry:
+		case <-p.life.Done():
+			return
+		}
 		ctx, cancel := context.WithTimeout(p.life, backgroundLimit)
 		defer cancel()
 		if err := do(ctx); err != nil && p.life.Err() == nil {
@@ -199,6 +216,9 @@ func isClosed(done <-chan struct{}) bool {
 		return false
 	}
 }
+
+// backgroundPause is more than a command takes from its flip to its result.
+const backgroundPause = 300 * time.Millisecond
 
 // backgroundLimit is more than any container may take to stop by default.
 const backgroundLimit = 5 * time.Minute

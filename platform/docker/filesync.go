@@ -40,7 +40,7 @@ const (
 )
 
 // packetBytes is how much content goes into one packet.
-const packetBytes = 64 << 10
+const packetBytes = 32 << 10
 
 // wanted is which part of the tree a call asks for. The zero value is all of it.
 type wanted struct{ paths []string }
@@ -104,7 +104,13 @@ func (b *buildContext) offer(ctx context.Context, call *rpc, w wanted) error {
 	defer context.AfterFunc(ctx, call.hangUp)() // hear would wait for a builder that waits for us
 	finished := make(chan struct{})
 	g.Go(func() error { return t.tell(t.list(ctx, w.plain(b.root))) })
-	g.Go(func() error { defer close(finished); return t.hear() })
+	g.Go(func() error {
+		err := t.hear()
+		if err == nil {
+			close(finished)
+		}
+		return err
+	})
 	g.Go(func() error { return t.tell(t.serve(ctx, finished)) })
 	return g.Wait()
 }

@@ -10,6 +10,7 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
+	"golang.org/x/sync/errgroup"
 
 	"hostmanager/hooks"
 	"hostmanager/platform/settings"
@@ -165,8 +166,21 @@ func (p *Platform) setRestart(ctx context.Context, id string) error {
 	return nil
 }
 
-// persistFlip writes down that the new container serves. The id file comes first: it is what Recover goes by.
+// persistFlip writes down that the new container serves, and has the Engine tag its image meanwhile.
 func (p *Platform) persistFlip(ctx context.Context, st flipState, next instance) error {
+	var g errgroup.Group
+	g.Go(func() error {
+		if err := p.cli.ImageTag(ctx, st.NewImage, p.names.current()); err != nil {
+			return fmt.Errorf("tag current image: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error { return p.writeFlip(st, next) })
+	return g.Wait()
+}
+
+// writeFlip writes the files. The id file comes before those that describe it: it is what Recover goes by.
+func (p *Platform) writeFlip(st flipState, next instance) error {
 	writes := []struct{ path, line string }{
 		{lastGoodFile(p.root), st.Old},
 		{p.root.CurrentContainerID(), shortID(st.New)},
@@ -186,13 +200,7 @@ func (p *Platform) persistFlip(ctx context.Context, st flipState, next instance)
 			return err
 		}
 	}
-	if err := p.fault("flip.linked"); err != nil {
-		return err
-	}
-	if err := p.cli.ImageTag(ctx, st.NewImage, p.names.current()); err != nil {
-		return fmt.Errorf("tag current image: %w", err)
-	}
-	return nil
+	return p.fault("flip.linked")
 }
 
 // retire drains the container that served, has it stopped, and forgets the staging names. Nothing goes to the old container any more, so nobody
@@ -217,10 +225,12 @@ func (p *Platform) retire(ctx context.Context, c *hooks.Call, st flipState) erro
 	if err := p.fault("flip.stopping"); err != nil {
 		return err
 	}
-	if err := p.untag(ctx, p.names.staging()); err != nil {
-		return err
-	}
-	return errors.Join(writeState(p.root.StagingContainerID(), ""), writeState(p.root.StagingImageID(), ""))
+	var g errgroup.Group
+	g.Go(func() error { return p.untag(ctx, p.names.staging()) })
+	g.Go(func() error {
+		return errors.Join(writeState(p.root.StagingContainerID(), ""), writeState(p.root.StagingImageID(), ""))
+	})
+	return g.Wait()
 }
 
 // stop stops a container of ours, if there is one of that id. One that is being stopped already is waited for.

@@ -30,10 +30,13 @@ func readState(path string) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// writeState writes the line, or removes the file where there is nothing to say.
+// writeState writes the line, or removes the file where there is nothing to say. A file that says it already is left as it is.
 func writeState(path, line string) error {
 	if line == "" {
 		return atomicfile.Remove(path)
+	}
+	if old, err := atomicfile.ReadFileLimit(path, maxStateFile); err == nil && string(old) == line+"\n" {
+		return nil
 	}
 	return atomicfile.WriteFile(path, []byte(line+"\n"), 0o644)
 }
