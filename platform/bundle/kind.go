@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -40,7 +41,8 @@ var foreign = []struct{ magic, name string }{
 	{"\x7fELF", "a program"},
 }
 
-// detect judges the bundle by magic, in the order of the original 01unzip: zip, JSON (Dockerrun.aws.json), else a lone Dockerfile; tar and tar.gz are ours.
+// detect judges the bundle by magic, in the order of the original 01unzip: zip, JSON (Dockerrun.aws.json), else a lone Dockerfile, which must have
+// a FROM; tar and tar.gz are ours.
 func detect(f *os.File, size int64) (Kind, error) {
 	if size == 0 {
 		return "", refuse("it is empty")
@@ -76,7 +78,7 @@ func isTarHeader(block []byte) bool {
 }
 
 func detectText(f *os.File, size int64) (Kind, error) {
-	noArchive := refuse("no archive: it is neither zip, tar, tar.gz, a Dockerrun.aws.json nor a Dockerfile")
+	noArchive := refuse("no archive: it is neither a zip, a tar, a tar.gz, a Dockerrun.aws.json nor a Dockerfile")
 	if size > loneFileBytes {
 		return "", noArchive
 	}
@@ -97,5 +99,38 @@ func detectText(f *os.File, size int64) (Kind, error) {
 	if len(trimmed) == 0 {
 		return "", refuse("it is empty")
 	}
+	if !isDockerfile(string(text)) {
+		return "", noArchive
+	}
 	return KindDockerfile, nil
+}
+
+// isDockerfile says whether the first instruction of the text, after comments and ARGs, is FROM: every Dockerfile begins so, and hardly any other text.
+func isDockerfile(text string) bool {
+	escape := "\\"
+	continued := false
+	for line := range strings.Lines(strings.TrimPrefix(text, "\ufeff")) {
+		line = strings.TrimSpace(line)
+		if comment, ok := strings.CutPrefix(line, "#"); ok {
+			if name, value, ok := strings.Cut(comment, "="); ok && strings.EqualFold(strings.TrimSpace(name), "escape") {
+				escape = strings.TrimSpace(value)
+			}
+			continue // also inside a continued instruction
+		}
+		if line == "" {
+			continue
+		}
+		if !continued {
+			words := strings.Fields(line)
+			switch strings.ToUpper(words[0]) {
+			case "FROM":
+				return len(words) > 1
+			case "ARG":
+			default:
+				return false
+			}
+		}
+		continued = escape != "" && strings.HasSuffix(line, escape)
+	}
+	return false
 }

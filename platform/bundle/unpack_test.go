@@ -142,6 +142,11 @@ func goodOthers(t testing.TB) []goodArchive {
 			}}, tarFile("Dockerfile", "FROM scratch"))),
 			[]string{`-rw-r--r-- Dockerfile "FROM scratch"`},
 		},
+		{
+			"a Dockerfile with much before its FROM",
+			[]byte("\ufeff# syntax=docker/dockerfile:1\r\n# escape=`\r\n\r\narg A=1 `\r\n# why\r\n  B=2\r\nARG C\\\r\n\tfrom scratch\r\n"),
+			[]string{`-rw-r--r-- Dockerfile "\ufeff# syntax=docker/dockerfile:1\r\n# escape=` + "`" + `\r\n\r\narg A=1 ` + "`" + `\r\n# why\r\n  B=2\r\nARG C\\\r\n\tfrom scratch\r\n"`},
+		},
 		{"a lone Dockerfile", []byte("FROM scratch\nCMD [\"/é\"]\n"), []string{`-rw-r--r-- Dockerfile "FROM scratch\nCMD [\"/é\"]\n"`}},
 		{"a lone Dockerrun", []byte("\n{\"AWSEBDockerrunVersion\": 1}"), []string{`-rw-r--r-- Dockerrun.aws.json "\n{\"AWSEBDockerrunVersion\": 1}"`}},
 	}
@@ -371,6 +376,9 @@ func TestUnpack_RefusesWhatIsNoArchive(t *testing.T) {
 		{"noise", randomBytes(1, 5000), bundle.Limits{}, "no archive"},
 		{"NUL in text", []byte("FROM a\x00"), bundle.Limits{}, "no archive"},
 		{"broken JSON", []byte(`{"AWSEBDockerrunVersion": `), bundle.Limits{}, "not valid JSON"},
+		{"text of something else", []byte("#!/bin/sh\nFROM=1\necho FROM here\n"), bundle.Limits{}, "neither a zip, a tar, a tar.gz, a Dockerrun.aws.json nor a Dockerfile"},
+		{"only comments and ARG", []byte("# FROM a\nARG V=1 \\\nFROM b\n"), bundle.Limits{}, "nor a Dockerfile"},
+		{"FROM nothing", []byte("FROM\n"), bundle.Limits{}, "nor a Dockerfile"},
 		{"long text", bytes.Repeat([]byte("a"), 2<<20), bundle.Limits{}, "no archive"},
 		{"bzip2", []byte("BZh91AY&SY"), bundle.Limits{}, "bzip2"},
 		{"xz", []byte("\xfd7zXZ\x00...."), bundle.Limits{}, "xz"},
