@@ -184,7 +184,7 @@ func (o *operation) succeed(ctx context.Context) error {
 	for _, text := range o.kind.done {
 		o.line(protocol.Info, KindProgress, "", "%s", text)
 	}
-	if o.d.Partial {
+	if o.d.Partial && o.kind.versions {
 		o.line(protocol.Warn, KindNotice, "", "Only the chosen instances run it now. It is the desired state: the others take it over when they next start, or with `hmctl deploy`.")
 	}
 	return nil

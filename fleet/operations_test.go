@@ -204,6 +204,14 @@ func TestTargets_ChosenInstancesOnly(t *testing.T) {
 		t.Errorf("a ran %v, b was sent %+v", a.ran(), b.Got()[0])
 	}
 	out.mustHave(t, "WARN: Only the chosen instances run it now.")
+
+	restarted, again := w.fleet()
+	if _, err := restarted.Restart(t.Context(), fleet.RestartRequest{Targets: fleet.Selection{Instances: []string{"i-b"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if all := strings.Join(again.texts(), "\n"); strings.Contains(all, "desired state") {
+		t.Errorf("a restart moves no desired state:\n%s", all)
+	}
 }
 
 func (w *world) register(id string, seen time.Time) {

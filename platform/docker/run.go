@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 
@@ -43,24 +44,43 @@ func (p *Platform) runStaged(ctx context.Context, c *hooks.Call) error {
 // runCurrent is 00run of a change of configuration: the image that serves, with the environment as it is now. The image becomes the staging
 // image, so that the flip is the same one.
 func (p *Platform) runCurrent(ctx context.Context, c *hooks.Call) error {
-	id, err := readState(p.root.CurrentContainerID())
+	image, err := p.imageThatServes(ctx)
 	if err != nil {
 		return err
 	}
-	current, ok, err := p.find(ctx, id)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return errNothingDeployed
-	}
-	if err := p.cli.ImageTag(ctx, current.image, p.names.staging()); err != nil {
+	if err := p.cli.ImageTag(ctx, image, p.names.staging()); err != nil {
 		return fmt.Errorf("tag image of current container: %w", err)
 	}
-	if err := writeState(p.root.StagingImageID(), current.image); err != nil {
+	if err := writeState(p.root.StagingImageID(), image); err != nil {
 		return err
 	}
 	return p.run(ctx, c, p.root.Current())
+}
+
+// imageThatServes returns the id of the image of the container that serves, or, where somebody removed that container, of the image it was made
+// from: the instance can be put right with what it has.
+func (p *Platform) imageThatServes(ctx context.Context) (string, error) {
+	id, err := readState(p.root.CurrentContainerID())
+	if err != nil {
+		return "", err
+	}
+	current, ok, err := p.find(ctx, id)
+	switch {
+	case err != nil:
+		return "", err
+	case ok:
+		return current.image, nil
+	case id == "":
+		return "", errNothingDeployed
+	}
+	img, err := p.cli.ImageInspect(ctx, p.names.current())
+	if cerrdefs.IsNotFound(err) {
+		return "", errNothingDeployed
+	}
+	if err != nil {
+		return "", fmt.Errorf("inspect current image: %w", err)
+	}
+	return img.ID, nil
 }
 
 // run creates and starts the container and waits at the gate.
