@@ -3,8 +3,10 @@ package logfile
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // line is what the formats share.
@@ -14,9 +16,39 @@ type line struct {
 	now    func() time.Time
 }
 
-// put writes one line. A log that cannot be written must not stop the work it tells of, and there is no other place to say so.
+// put writes one line: what would end it, or move a terminal's cursor, is escaped, since names and messages come from outside. A log that cannot be written must not stop the work it tells of, and there is no other place to say so.
 func (l line) put(text string) {
-	_, _ = io.WriteString(l.w, l.redact.String(text)+"\n")
+	_, _ = io.WriteString(l.w, escape(l.redact.String(text))+"\n")
+}
+
+// putMore is put with lines of output indented below, as many as it has.
+func (l line) putMore(text, more string) {
+	whole := l.redact.String(text + "\n" + more) // in one piece: a secret may span lines
+	lines := strings.Split(whole, "\n")
+	for i, one := range lines {
+		lines[i] = escape(strings.TrimSuffix(one, "\r"))
+	}
+	_, _ = io.WriteString(l.w, strings.Join(lines, "\n  ")+"\n")
+}
+
+// escape writes every character that is not to be seen, the tab aside, as Go does: \n, \x1b, \u2028.
+func escape(text string) string {
+	hidden := func(c rune) bool {
+		return c != '\t' && (unicode.IsControl(c) || c == '\u2028' || c == '\u2029' || unicode.Is(unicode.Bidi_Control, c))
+	}
+	if !strings.ContainsFunc(text, hidden) {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range text {
+		if !hidden(c) {
+			b.WriteRune(c)
+			continue
+		}
+		quoted := strconv.QuoteRune(c)
+		b.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return b.String()
 }
 
 // Listener writes cfn-hup.log: "2017-07-16 23:09:15,432 [DEBUG] Receiving messages for queue". Times are UTC.
@@ -82,8 +114,10 @@ func NewActivity(w io.Writer, redact Redactor, now func() time.Time, pid int) *A
 	return &Activity{line{w, redact, now}, pid}
 }
 
-func (a *Activity) put(path []string, text string) {
-	a.line.put(prefix(a.line.now(), "INFO", a.pid) + " - [" + strings.Join(path, "/") + "] : " + text)
+func (a *Activity) put(path []string, text string) { a.line.put(a.head(path) + text) }
+
+func (a *Activity) head(path []string) string {
+	return prefix(a.line.now(), "INFO", a.pid) + " - [" + strings.Join(path, "/") + "] : "
 }
 
 // Start tells that the activity begins.
@@ -95,7 +129,7 @@ func (a *Activity) Complete(path []string, result string) {
 		a.put(path, "Completed activity.")
 		return
 	}
-	a.put(path, "Completed activity. Result:\n  "+strings.ReplaceAll(result, "\n", "\n  "))
+	a.line.putMore(escape(a.head(path))+"Completed activity. Result:", result)
 }
 
 // Fail tells where the cause of a failure is: the innermost activity.

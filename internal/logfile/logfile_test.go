@@ -65,6 +65,36 @@ func TestLines_AreThoseOfTheOriginal(t *testing.T) {
 	}
 }
 
+// Names and messages come from a queue: none of them may write a line of its own.
+func TestLines_OneEventIsOneLine(t *testing.T) {
+	var b bytes.Buffer
+	hide := redact.New()
+	hide.Add("first\nsecond")
+	clock := at("2017-07-16T23:09:15.432Z")
+	listener, processor := logfile.NewListener(&b, hide, clock), logfile.NewProcessor(&b, hide, clock, 1)
+	activity := logfile.NewActivity(&b, hide, clock, 1)
+	const forged = "x\n2017-07-16 23:09:15,432 [INFO] forged\r\x1b[2J\x00\x7f\u0085\u2028\u202eé\ty"
+	const want = `x\n2017-07-16 23:09:15,432 [INFO] forged\r\x1b[2J\x00\x7f\u0085\u2028\u202eé` + "\ty"
+	for name, write := range map[string]func(){
+		"debug": func() { listener.Debugf("a %s", forged) }, "info": func() { listener.Infof("%s", forged) },
+		"error": func() { listener.Errorf("%s", forged) }, "processor": func() { processor.Infof("%s", forged) },
+		"path": func() { activity.Start([]string{"a", forged}) }, "cause": func() { activity.Fail([]string{"a"}, forged) },
+		"output": func() { activity.Output([]string{"a"}, forged) }, "path of a result": func() { activity.Complete([]string{forged}, "r\n") },
+	} {
+		b.Reset()
+		write()
+		got, result, _ := strings.Cut(b.String(), "Completed activity. Result:")
+		if !strings.Contains(got, want) || strings.Count(got, "\n") > 1 || strings.ContainsAny(got, "\r\x1b\x00\u2028") || result != "" && result != "\n  r\n" {
+			t.Errorf("%s: %q", name, b.String())
+		}
+	}
+	b.Reset()
+	activity.Complete([]string{"a"}, "one\r\n"+"first\nsecond\n\n[x]\x1b[0m")
+	if want := "Result:\n  one\n  " + redact.Mask + "\n  \n  [x]\\x1b[0m\n"; !strings.HasSuffix(b.String(), want) {
+		t.Errorf("got %q, want %q at its end", b.String(), want)
+	}
+}
+
 func TestSet_HidesSecretsInEveryFile(t *testing.T) {
 	root := layout.Root(t.TempDir())
 	hide := redact.New()
