@@ -63,11 +63,13 @@ type Platform interface {
 	Status(ctx context.Context) (Application, error)
 	// Follow writes the application's output into its log file until ctx ends.
 	Follow(ctx context.Context) error
-	// Recover removes what an interrupted command left and the journal does not tell.
+	// Recover removes what an interrupted command left and the journal does not tell, and has what was deployed serve. It runs beside no command.
 	Recover(ctx context.Context) error
+	// Astray says what Recover would put right of what serves, "" for nothing. It must be quick, it may be called at any time.
+	Astray(ctx context.Context) (string, error)
 }
 
-// Parts are what an agent is made of; wire.go fills them. All are required but Notify.
+// Parts are what an agent is made of; wire.go fills them. All are required but Notify and LookEvery.
 type Parts struct {
 	Root       layout.Root
 	Config     config.Config
@@ -85,6 +87,7 @@ type Parts struct {
 	Redact     *redact.Redactor
 	Now        func() time.Time
 	Notify     func(state string) // of systemd
+	LookEvery  time.Duration      // how often the agent looks at what it has deployed; 0: every ten seconds
 }
 
 // Agent is the daemon. Make it with New, run it once.
@@ -123,6 +126,9 @@ type current struct {
 
 // New makes an agent of its parts. Nothing runs before Run.
 func New(p Parts) *Agent {
+	if p.LookEvery <= 0 {
+		p.LookEvery = defaultLook
+	}
 	a := &Agent{
 		Parts: p, log: p.Logs.Structured, base: context.Background(),
 		exclusive: newLane(1), shared: newLane(p.Config.SharedCommands), drain: make(chan struct{}), worked: make(chan struct{}, 1), recovered: make(chan struct{}),
@@ -156,7 +162,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	intake.Go(func() { a.intake(intakeCtx) })
 	lanes.Go(func() { a.exclusive.run(ctx) })
 	lanes.Go(func() { a.shared.run(ctx) })
-	for _, loop := range []func(context.Context){a.outbox.run, a.registrar.run, a.follow, a.alive, a.watchdog, a.rest, control.serve} {
+	for _, loop := range []func(context.Context){a.outbox.run, a.registrar.run, a.follow, a.alive, a.watchdog, a.rest, a.tend, control.serve} {
 		rest.Go(func() { loop(restCtx) })
 	}
 	select {

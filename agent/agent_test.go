@@ -16,7 +16,6 @@ import (
 	"hostmanager/agent"
 	"hostmanager/agent/config"
 	"hostmanager/aws/localaws"
-	"hostmanager/environment"
 	"hostmanager/internal/layout"
 	"hostmanager/protocol"
 )
@@ -287,14 +286,7 @@ func TestOutbox_GivesUpADayAfterExpiry(t *testing.T) {
 func TestAgent_RegistersItself(t *testing.T) {
 	w := newWorld(t)
 	r := w.start()
-	registered := func() environment.Instance {
-		all, _, err := w.record.Instances(t.Context())
-		must(t, err)
-		if len(all) == 0 {
-			return environment.Instance{}
-		}
-		return all[0]
-	}
+	registered := w.registered
 	eventually(t, "registration at start", func() bool { return registered().State == "ready" })
 	if i := registered(); i.InstanceID != instance || i.Queue != w.commandQueue() || i.Agent != "v-test" || i.Serial != 0 {
 		t.Errorf("registration %+v", i)

@@ -1,30 +1,41 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	"hostmanager/environment"
 )
 
-// registrar keeps this instance's entry in the environment's record true: at start, when something changes, and every interval.
+// registrar keeps this instance's entry in the environment's record true: at start, when something changes, and every interval. Between commands it
+// looks at the application itself, which may change unasked.
 type registrar struct {
 	agent *Agent
 	due   chan struct{}
 	mu    sync.Mutex // one write at a time, so that an older state never overtakes a newer one
 	said  *patience
+	told  environment.Instance // last; guarded by mu
 }
 
 // The words of an instance's state in its registration.
 const (
 	stateReady     = "ready"     // waits for commands
+	stateDegraded  = "degraded"  // waits for commands, but what is deployed is not well
 	stateDeploying = "deploying" // an exclusive command runs
 	stateStopping  = "stopping"  // the agent ends
 )
 
 const registerTimeout = 20 * time.Second
+
+// defaultLook is how often the agent looks at what it has deployed.
+const defaultLook = 10 * time.Second
+
+// maxReason bounds what a registration says of the application's trouble, in bytes.
+const maxReason = 300
 
 func newRegistrar(a *Agent) *registrar {
 	return &registrar{agent: a, due: make(chan struct{}, 1), said: newPatience(time.Minute, time.Minute)}
@@ -42,10 +53,16 @@ func (r *registrar) run(ctx context.Context) {
 	r.agent.awaitRecovery(ctx) // what is told of the application is true from the first time on
 	tick := time.NewTicker(r.agent.Config.RegisterInterval)
 	defer tick.Stop()
+	look := time.NewTicker(r.agent.LookEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-look.C:
+			if !r.changed(ctx) {
+				continue
+			}
 		case <-r.due:
 		case <-tick.C:
 		}
@@ -53,6 +70,7 @@ func (r *registrar) run(ctx context.Context) {
 	}
 }
 
+// state is stateDeploying or stateReady; what of the application makes stateDegraded of the latter is not asked here.
 func (r *registrar) state() string {
 	r.agent.mu.Lock()
 	defer r.agent.mu.Unlock()
@@ -60,6 +78,51 @@ func (r *registrar) state() string {
 		return stateDeploying
 	}
 	return stateReady
+}
+
+// changed tells whether the application does otherwise than was told last. While a command runs it is not asked: the command's end tells. What
+// counts is whether it is well, not the words of the reason, which may differ with every look.
+func (r *registrar) changed(ctx context.Context) bool {
+	if r.state() == stateDeploying {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
+	defer cancel()
+	app, err := r.agent.Platform.Status(ctx)
+	health := r.agent.health(app, err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.told.Application
+	was.Reason, health.Reason = "", ""
+	return ctx.Err() == nil && r.told.InstanceID != "" && (was != health || err == nil && app.Serial != r.told.Serial)
+}
+
+// health is what a look at the platform means for those who ask for the instance.
+func (a *Agent) health(app Application, err error) environment.Application {
+	switch {
+	case err != nil:
+		return environment.Application{Unknown: true, Reason: a.reason(err.Error())}
+	case app.ContainerID == "":
+		return environment.Application{}
+	case app.Running && app.Healthy:
+		return environment.Application{Running: true, Healthy: true}
+	default:
+		return environment.Application{Running: app.Running, Reason: a.reason(app.Reason)}
+	}
+}
+
+// reason is a bounded line without hidden values.
+func (a *Agent) reason(text string) string {
+	text = a.Redact.String(cmp.Or(strings.Join(strings.Fields(text), " "), "no reason is known"))
+	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
+}
+
+// withHealth is the word for an agent's state together with its application's.
+func withHealth(state string, health environment.Application) string {
+	if state == stateReady && health.Trouble() != "" {
+		return stateDegraded
+	}
+	return state
 }
 
 // farewell tells that nobody listens here any more.
@@ -79,11 +142,15 @@ func (r *registrar) write(ctx context.Context, state string) {
 	defer r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
 	defer cancel()
-	entry := environment.Instance{InstanceID: a.InstanceID, Queue: queue, State: state, Agent: a.Version}
-	if app, err := a.Platform.Status(ctx); err == nil {
+	entry := environment.Instance{InstanceID: a.InstanceID, Queue: queue, Agent: a.Version}
+	app, err := a.Platform.Status(ctx)
+	if err == nil {
 		entry.VersionLabel, entry.DeploymentID, entry.Serial = app.VersionLabel, app.DeploymentID, app.Serial
 	}
-	err := a.Record.Register(ctx, entry)
+	entry.Application = a.health(app, err)
+	entry.State = withHealth(state, entry.Application)
+	r.told = entry // also where it does not arrive: the next interval tells it again
+	err = a.Record.Register(ctx, entry)
 	switch {
 	case err == nil:
 		r.said.reset()

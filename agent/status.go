@@ -27,6 +27,7 @@ type Status struct {
 	PID             int             `json:"pid,omitempty"`
 	Started         time.Time       `json:"started,omitzero"`
 	State           string          `json:"state,omitempty"`
+	Trouble         string          `json:"trouble,omitempty"` // what is wrong with the application
 	Queue           string          `json:"command_queue,omitempty"`
 	LastPoll        time.Time       `json:"last_poll,omitzero"`
 	PollError       string          `json:"poll_error,omitempty"`
@@ -113,6 +114,8 @@ func (a *Agent) status(ctx context.Context) Status {
 	} else {
 		s.Application = &app
 	}
+	health := a.health(app, err)
+	s.State, s.Trouble = withHealth(s.State, health), health.Trouble()
 	s.Commands = commandsOf(a.Journal.Commands())
 	return s
 }

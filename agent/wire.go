@@ -41,6 +41,8 @@ type Setup struct {
 	Platform func(PlatformSetup) (Platform, map[string][]hooks.Builtin, error)
 	BootID   string           // empty: the kernel's
 	Now      func() time.Time // nil: time.Now
+	// LookEvery is how often the agent looks at what it has deployed; 0: every ten seconds.
+	LookEvery time.Duration
 }
 
 // PlatformSetup is what a platform is built of.
@@ -202,7 +204,7 @@ func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
 	agent = New(Parts{
 		Root: b.Root, Config: b.Config, InstanceID: b.Config.InstanceID, Version: b.Version, BootID: b.BootID,
 		Queue: b.queue, Record: b.record, Spills: spills{b.objects}, Platform: platform, Journal: j, Processor: processor,
-		Logs: b.logs, Events: events, Redact: b.redact, Now: b.Now,
+		Logs: b.logs, Events: events, Redact: b.redact, Now: b.Now, LookEvery: b.LookEvery,
 		Notify: func(state string) { _, _ = daemon.SdNotify(false, state) }, // without systemd there is nobody to tell
 	})
 	for _, e := range b.events {

@@ -433,7 +433,21 @@ func (p *filePlatform) Status(context.Context) (agent.Application, error) {
 
 func (p *filePlatform) Follow(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 
-func (p *filePlatform) Recover(context.Context) error { return removed(p.file("starting")) }
+// Recover fails as long as the file stuck is there; what is astray is what the file astray says.
+func (p *filePlatform) Recover(context.Context) error {
+	if _, err := os.Stat(p.file("stuck")); err == nil {
+		return errors.New("it is stuck")
+	}
+	return errors.Join(removed(p.file("starting")), removed(p.file("astray")))
+}
+
+func (p *filePlatform) Astray(context.Context) (string, error) {
+	text, err := os.ReadFile(p.file("astray"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return string(text), err
+}
 
 // serving is the serial that serves, 0 for none.
 func (w *world) serving() int64 {

@@ -32,14 +32,38 @@ var ErrTooManyInstances = fmt.Errorf("more than %d objects in the instance regis
 
 // Instance is the registration of one instance, written by its agent.
 type Instance struct {
-	InstanceID   string    `json:"instance_id"`
-	Queue        string    `json:"queue"` // URL of its command queue
-	VersionLabel string    `json:"version_label,omitempty"`
-	DeploymentID int64     `json:"deployment_id,omitempty"`
-	Serial       int64     `json:"serial,omitempty"`
-	State        string    `json:"state,omitempty"` // the agent's own word: "ready", "deploying", ...
-	Agent        string    `json:"agent,omitempty"` // version of the agent
-	Seen         time.Time `json:"seen"`            // the agent's wall clock; set by Register
+	InstanceID   string      `json:"instance_id"`
+	Queue        string      `json:"queue"` // URL of its command queue
+	VersionLabel string      `json:"version_label,omitempty"`
+	DeploymentID int64       `json:"deployment_id,omitempty"`
+	Serial       int64       `json:"serial,omitempty"`
+	State        string      `json:"state,omitempty"` // the agent's own word: "ready", "degraded", "deploying", ...
+	Application  Application `json:"application,omitzero"`
+	Agent        string      `json:"agent,omitempty"` // version of the agent
+	Seen         time.Time   `json:"seen"`            // the agent's wall clock; set by Register
+}
+
+// Application is how the deployed application did when the instance was registered. The zero value means that nothing is deployed there, or that
+// the agent is too old to tell.
+type Application struct {
+	Running bool   `json:"running"`
+	Healthy bool   `json:"healthy"`
+	Unknown bool   `json:"unknown,omitempty"` // it could not be found out
+	Reason  string `json:"reason,omitempty"`  // why it is not healthy; never empty then
+}
+
+// Trouble says what is wrong with the application, "" where nothing is or nothing is deployed.
+func (a Application) Trouble() string {
+	switch {
+	case a.Healthy || a == Application{}:
+		return ""
+	case a.Unknown:
+		return "application state unknown: " + a.Reason
+	case a.Running:
+		return "application not healthy: " + a.Reason
+	default:
+		return "application not running: " + a.Reason
+	}
 }
 
 // Silent tells whether the instance has not renewed its registration for too long.

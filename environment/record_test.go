@@ -315,3 +315,24 @@ func FuzzRecord_ReadsAnyObject(f *testing.F) {
 		}
 	})
 }
+
+func TestRegister_CarriesTheApplicationsState(t *testing.T) {
+	r := open(t, newBucket())
+	for want, a := range map[string]environment.Application{
+		"":                                      {Running: true, Healthy: true},
+		"application not healthy: answered 500": {Running: true, Reason: "answered 500"},
+		"application not running: it is gone":   {Reason: "it is gone"},
+		"application state unknown: no Engine up": {Unknown: true, Reason: "no Engine up"},
+	} {
+		if err := r.Register(t.Context(), environment.Instance{InstanceID: "i-1", Queue: "q", Application: a}); err != nil {
+			t.Fatal(err)
+		}
+		all, _, err := r.Instances(t.Context())
+		if err != nil || len(all) != 1 || all[0].Application != a || all[0].Application.Trouble() != want {
+			t.Errorf("%+v: read back %+v, %v", a, all, err)
+		}
+	}
+	if trouble := (environment.Application{}).Trouble(); trouble != "" {
+		t.Errorf("where nothing is deployed: %q", trouble)
+	}
+}

@@ -113,18 +113,27 @@ func printStatus(p *cli.Printer, s statusLine, now time.Time) {
 	}
 	p.Text("Instances:       %d", len(s.Instances))
 	for _, i := range s.Instances {
-		remark := ""
-		if i.Silent {
-			remark = ", SILENT"
-		} else if i.Behind {
-			remark = ", not the desired version"
-		}
 		p.Text("  %-20s %-10s %s (deployment %d, serial %d), seen %s ago%s", i.InstanceID, cmp.Or(i.State, "?"), cmp.Or(i.VersionLabel, "no version"),
-			i.DeploymentID, i.Serial, age(now, i.Seen), remark)
+			i.DeploymentID, i.Serial, age(now, i.Seen), i.remark())
 	}
 	for _, u := range s.Unreadable {
 		p.Text("  unreadable: %s", u)
 	}
+}
+
+// remark says what is not as it should be. What a silent instance told of its application is too old to say.
+func (i instanceLine) remark() string {
+	if i.Silent {
+		return ", SILENT"
+	}
+	remark := ""
+	if i.Behind {
+		remark = ", not the desired version"
+	}
+	if trouble := i.Application.Trouble(); trouble != "" {
+		remark += ", " + printable(trouble)
+	}
+	return remark
 }
 
 func printLock(p *cli.Printer, l *environment.LockInfo, now time.Time) {

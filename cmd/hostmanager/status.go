@@ -43,7 +43,7 @@ the command says what the journal knows, and ends with status 3.`,
 
 func printStatus(p *cli.Printer, s agent.Status) {
 	if s.Reached {
-		p.Text("Instance %s of environment %s, agent %s (pid %d) is %s", s.InstanceID, s.EnvironmentID, s.Version, s.PID, s.State)
+		p.Text("Instance %s of environment %s, agent %s (pid %d) is %s%s", s.InstanceID, s.EnvironmentID, s.Version, s.PID, s.State, because(s.Trouble))
 		printPoll(p, s)
 		printApplication(p, s)
 	} else {
@@ -79,6 +79,13 @@ func printApplication(p *cli.Printer, s agent.Status) {
 		p.Text("Application: %s (deployment %d, serial %d) in container %s at %s, running: %t, healthy: %t%s",
 			app.VersionLabel, app.DeploymentID, app.Serial, app.ContainerID, app.Address, app.Running, app.Healthy, tail(app.Reason))
 	}
+}
+
+func because(trouble string) string {
+	if trouble == "" {
+		return ""
+	}
+	return ", " + trouble
 }
 
 func clock(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }

@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"hostmanager/protocol"
+)
+
+// tender puts right what went astray between commands: a proxy that lost its target, a container that was stopped by hand. It looks every interval,
+// and acts in the exclusive lane, so never beside a flip. Restarts of an application that ends by itself are the Engine's affair, not its.
+type tender struct {
+	every time.Duration
+	lane  *lane
+	look  func(context.Context) (astray string, err error)
+	mend  func(context.Context) error
+	event func(protocol.Event)
+	log   *slog.Logger
+
+	blind *patience // with a look that finds nothing out
+	again *patience // with what was put right, or could not be, and is astray again
+	acted time.Time // last
+	next  time.Time // no look before
+}
+
+// Times of tending.
+const (
+	lookTimeout = 10 * time.Second
+	// mendPause is the least time between two attempts.
+	mendPause = time.Minute
+	// mendPauseMost is the least time between them where they do not help.
+	mendPauseMost = 10 * time.Minute
+	// mendedAfter is how long nothing must have been astray for the next time to be a new matter.
+	mendedAfter = 5 * time.Minute
+)
+
+func newTender(every time.Duration, l *lane, log *slog.Logger) *tender {
+	return &tender{every: every, lane: l, log: log, blind: newPatience(every, 3*every), again: newPatience(mendPause, mendPauseMost)}
+}
+
+// tend looks after the platform until ctx ends.
+func (a *Agent) tend(ctx context.Context) {
+	a.awaitRecovery(ctx)
+	t := newTender(a.LookEvery, a.exclusive, a.log)
+	t.look, t.event = a.Platform.Astray, a.event
+	t.mend = func(ctx context.Context) error {
+		defer a.workDone()
+		return a.Platform.Recover(ctx)
+	}
+	t.run(ctx)
+}
+
+// workDone tells those who wait that something was done outside any command.
+func (a *Agent) workDone() {
+	a.registrar.poke()
+	select {
+	case a.worked <- struct{}{}:
+	default:
+	}
+}
+
+func (t *tender) run(ctx context.Context) {
+	tick := time.NewTicker(t.every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if waiting, running := t.lane.depth(); waiting+running == 0 && !time.Now().Before(t.next) {
+			t.pass(ctx)
+		}
+	}
+}
+
+// pass looks once, and acts where that is called for.
+func (t *tender) pass(ctx context.Context) {
+	astray, err := t.lookOnce(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		if t.blind.speaks() {
+			t.log.Warn("platform not looked after", slog.Any("error", err))
+		}
+		t.next = time.Now().Add(t.blind.next())
+	case astray == "":
+		t.blind.reset()
+		if time.Since(t.acted) > mendedAfter {
+			t.again.reset()
+		}
+	default:
+		t.blind.reset()
+		t.act(ctx)
+		t.acted = time.Now()
+		t.next = t.acted.Add(max(mendPause, t.again.next()))
+	}
+}
+
+func (t *tender) lookOnce(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	return t.look(ctx)
+}
+
+// act waits for its turn in the lane, looks again, because what ran before it may have changed everything, and has the platform put it right.
+func (t *tender) act(ctx context.Context) {
+	done := make(chan struct{})
+	t.lane.push(job{identity: "tend", do: func(ctx context.Context) {
+		defer close(done)
+		astray, err := t.lookOnce(ctx)
+		if astray == "" || err != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+		defer cancel()
+		t.tell(astray, t.mend(ctx))
+	}}, false)
+	select {
+	case <-done:
+	case <-ctx.Done(): // the lane may be closed
+	}
+}
+
+// tell says every success, and of failures in a row the first and one from time to time.
+func (t *tender) tell(astray string, err error) {
+	switch speaks := t.again.speaks(); {
+	case err == nil:
+		t.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("Outside any deployment, %s. It was put right.", astray)})
+	case speaks:
+		t.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("Outside any deployment, %s. It could not be put right: %v. It is tried again.", astray, err)})
+	}
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hostmanager/environment"
+	"hostmanager/internal/cli"
+)
+
+func TestStatus_TellsOfApplicationsThatAreNotWell(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		name        string
+		line        instanceLine
+		application environment.Application
+		state, want string
+	}{
+		{"well", instanceLine{}, environment.Application{Running: true, Healthy: true}, "ready", "i-1 ready v1, seen 3s ago"},
+		{"told by an old agent", instanceLine{}, environment.Application{}, "ready", "i-1 ready v1, seen 3s ago"},
+		{
+			"dead", instanceLine{}, environment.Application{Reason: "the container is gone"}, "degraded",
+			"i-1 degraded v1, seen 3s ago, application not running: the container is gone",
+		},
+		{
+			"sick and behind", instanceLine{Behind: true}, environment.Application{Running: true, Reason: "GET / answered\x1b[2J 500"}, "degraded",
+			"i-1 degraded v1, seen 3s ago, not the desired version, application not healthy: GET / answered[2J 500",
+		},
+		{
+			"unknown", instanceLine{}, environment.Application{Unknown: true, Reason: "the Engine does not answer"}, "degraded",
+			"i-1 degraded v1, seen 3s ago, application state unknown: the Engine does not answer",
+		},
+		{"silent", instanceLine{Silent: true}, environment.Application{Reason: "the container is gone"}, "degraded", "i-1 degraded v1, seen 3s ago, SILENT"},
+	} {
+		c.line.Instance = environment.Instance{InstanceID: "i-1", State: c.state, VersionLabel: "v1", Application: c.application, Seen: now.Add(-3 * time.Second)}
+		var out bytes.Buffer
+		cmd := &cobra.Command{}
+		cmd.SetOut(&out)
+		printStatus(cli.PrinterFor(cmd), statusLine{Environment: "e-1", Instances: []instanceLine{c.line}}, now)
+		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+		got := strings.Join(strings.Fields(strings.Replace(lines[len(lines)-1], " (deployment 0, serial 0)", "", 1)), " ")
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
