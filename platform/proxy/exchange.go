@@ -20,6 +20,9 @@ const (
 	continueWait = time.Second
 	// resetGrace is how long a response may take to arrive once the target refused to read more of the body.
 	resetGrace = time.Second
+	// bodyGrace is how long a page of our own waits for the rest of the request's body, and maxBodyRest how much that may be, bytes.
+	bodyGrace   = time.Second
+	maxBodyRest = 256 << 10
 )
 
 // responseWriter is what net/http's HTTP/1 response can do.
@@ -439,11 +442,18 @@ func (p *Proxy) fly(x *exchange) error {
 
 // fail answers with a page, or cuts the connection when a part of a response is out already.
 func (x *exchange) fail(err error) {
+	if errors.Is(err, errClientGone) && x.up != nil && x.up.tooSlow() {
+		err = errClientSlow
+	}
 	f := failureOf(err)
 	if !x.started && f.status != statusClientGone {
+		last := x.flight != nil && x.flight.reason() != nil || !x.r.ProtoAtLeast(1, 1) || !x.drainBody()
+		if last {
+			_ = x.w.SetReadDeadline(time.Now().Add(x.p.opts.IOTimeout)) // net/http still takes a part of the body
+		}
 		_ = x.w.SetWriteDeadline(time.Now().Add(x.p.opts.IOTimeout))
 		x.entry.status = f.status
-		x.entry.bytes = writePage(x.w, x.r, f, x.flight != nil && x.flight.reason() != nil)
+		x.entry.bytes = writePage(x.w, x.r, f, last)
 		x.p.log.Debug("request not answered by the target", "status", f.status, "target", x.entry.upstream, "error", err)
 		return
 	}

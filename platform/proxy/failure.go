@@ -86,7 +86,7 @@ func writePage(w http.ResponseWriter, r *http.Request, f failure, last bool) int
 	if f.status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "5")
 	}
-	if last || !r.ProtoAtLeast(1, 1) {
+	if last {
 		h.Set("Connection", "close")
 	}
 	w.WriteHeader(f.status)

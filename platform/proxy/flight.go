@@ -58,11 +58,11 @@ func (f *flight) cancel(cause error) {
 	}
 }
 
-// clientGone is cancel without touching the client's side.
+// clientGone is cancel without touching the client's side. net/http also takes a read that breakClientRead broke for the end of the client.
 func (f *flight) clientGone() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.cause == nil {
+	if f.cause == nil && !f.noRead {
 		f.cause = errClientGone
 		if f.upstream != nil {
 			_ = f.upstream.Close()

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,8 +17,12 @@ type upload struct {
 	done chan struct{} // closed when the goroutine has ended; then err may be read
 	err  error
 
+	read       atomic.Int64 // bytes of the body taken from the client
+	fromClient bool         // err is on the client's side: nothing more can be read there; valid as err is
+
 	mu       sync.Mutex
 	headDone bool // the response header was read: its deadline is no longer ours to set
+	slow     bool // the client let its time for the next piece pass
 	stopped  bool // nobody wants the rest of the body: reading it fails because we made it fail
 	sendErr  error
 
@@ -61,6 +66,20 @@ func (u *upload) sendWithHead(c *upstreamConn, p []byte) error {
 	return err
 }
 
+// tooSlow says whether the client let its time pass. net/http takes the read that timed out for the end of the client and cancels the request: that may
+// be noticed first.
+func (u *upload) tooSlow() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.slow
+}
+
+func (u *upload) setSlow(slow bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.slow = slow
+}
+
 // sendError is why the target could not be written to, or nil.
 func (u *upload) sendError() error {
 	u.mu.Lock()
@@ -79,7 +98,7 @@ func (x *exchange) upload(u *upload, c *upstreamConn) {
 	hold := time.AfterFunc(headHold, func() { _ = u.flushHead(c) })
 	fromClient, err := x.sendBody(u, c)
 	hold.Stop()
-	u.err = err
+	u.err, u.fromClient = err, err != nil && fromClient
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err != nil && fromClient {
@@ -107,8 +126,10 @@ func (x *exchange) sendBody(u *upload, c *upstreamConn) (fromClient bool, err er
 	const head, tail = 10, 2 // room for the length line of a chunk and its end
 	for {
 		x.bumpRead()
+		begun := time.Now()
 		n, rerr := x.r.Body.Read(buf[head : len(buf)-tail])
 		if n > 0 {
+			u.read.Add(int64(n))
 			out := buf[head : head+n]
 			if chunked {
 				out = frameChunk(buf, head, n)
@@ -121,6 +142,7 @@ func (x *exchange) sendBody(u *upload, c *upstreamConn) (fromClient bool, err er
 			break
 		}
 		if rerr != nil {
+			u.setSlow(isTimeout(rerr) && time.Since(begun) >= x.p.opts.IOTimeout) // else we broke the read ourselves
 			return true, clientError(x.r.Context(), rerr)
 		}
 	}
@@ -241,6 +263,44 @@ func (x *exchange) stopUpload() {
 	x.up.stopped = true
 	x.up.mu.Unlock()
 	_ = x.c.Close()
+	if !x.started && x.flight.reason() == nil && x.smallRest() {
+		// A read that is broken off costs the client its connection; the next piece ends it just as well.
+		moment := time.NewTimer(bodyGrace)
+		defer moment.Stop()
+		select {
+		case <-x.up.done:
+			return
+		case <-moment.C:
+		}
+	}
 	_ = x.flight.breakClientRead()
 	<-x.up.done
+}
+
+// smallRest says whether so little of a body of declared length is outstanding that taking it is cheaper than a new connection.
+func (x *exchange) smallRest() bool {
+	rest := x.r.ContentLength
+	if rest > 0 && x.up != nil {
+		rest -= x.up.read.Load()
+	}
+	return x.r.ContentLength > 0 && rest <= maxBodyRest
+}
+
+// drainBody takes what is left of the request's body, so that the client's connection can carry the next request behind a page of our own. False: the
+// body is too long, of unknown length or does not come, and the connection must be closed. Nothing else may read from the client any more.
+func (x *exchange) drainBody() bool {
+	switch {
+	case x.r.ContentLength == 0:
+		return true
+	case x.up != nil && x.up.err == nil:
+		return true // it went to the target
+	case x.up != nil && x.up.fromClient, x.up == nil && expectsContinue(x.r), !x.smallRest():
+		return false
+	}
+	_ = x.w.SetReadDeadline(time.Now().Add(bodyGrace))
+	if _, err := io.Copy(io.Discard, x.r.Body); err != nil {
+		return false
+	}
+	_ = x.w.SetReadDeadline(time.Time{})
+	return true
 }
