@@ -97,7 +97,7 @@ func Open(path string, opts Options) (*Journal, error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := atomicfile.MakeDir(filepath.Dir(path), 0o700); err != nil { // 0755 above it
 		return nil, fmt.Errorf("make folder of journal: %w", err)
 	}
 	lock, err := takeLock(path + ".lock")

@@ -253,3 +253,18 @@ func TestAppend_ConcurrentAppendsAllLast(t *testing.T) {
 		}
 	}
 }
+
+// Other users' files lie below the folders above the journal's own.
+func TestOpen_ClosesOnlyItsOwnFolder(t *testing.T) {
+	dir := t.TempDir()
+	var e events
+	j := open(t, filepath.Join(dir, "var", "lib", "own", "journal"), &e)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{"var": 0o755, "var/lib": 0o755, "var/lib/own": 0o700} {
+		if st, err := os.Stat(filepath.Join(dir, path)); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", path, st.Mode(), err)
+		}
+	}
+}

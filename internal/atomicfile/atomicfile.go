@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // ErrTooLarge is returned by ReadFileLimit for a file over the limit.
@@ -93,8 +94,38 @@ func makeDir(dir string) error {
 	if err := makeDir(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := mkdir(dir, 0o755); err != nil {
 		return err
+	}
+	return SyncDir(parent)
+}
+
+// mkdir makes one folder with exactly perm, whatever the umask says. One that is there keeps its own.
+func mkdir(dir string, perm fs.FileMode) error {
+	switch err := os.Mkdir(dir, perm); {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return os.Chmod(dir, perm)
+}
+
+// MakeDir makes the folder dir with exactly perm, whatever the umask says; folders above it that are missing get 0755, since others' files lie below
+// them too. A folder that is there keeps its mode.
+func MakeDir(dir string, perm fs.FileMode) error {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	if err := mkdir(dir, perm); err != nil {
+		return err
+	}
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return errors.Join(err, &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR})
 	}
 	return SyncDir(parent)
 }

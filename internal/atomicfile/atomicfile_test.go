@@ -218,3 +218,34 @@ func TestSweep_TakesOnlyItsOwn(t *testing.T) {
 		t.Errorf("folder holds %s", got)
 	}
 }
+
+func TestMakeDir_OnlyTheLeafIsClosed(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	dir := t.TempDir()
+	leaf := filepath.Join(dir, "var", "lib", "own")
+	for range 2 {
+		if err := atomicfile.MakeDir(leaf, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]fs.FileMode{"var": 0o755, "var/lib": 0o755, "var/lib/own": 0o700} {
+		st, err := os.Stat(filepath.Join(dir, path))
+		if err != nil || st.Mode() != fs.ModeDir|want {
+			t.Errorf("%s: %v, %v", path, st.Mode(), err)
+		}
+	}
+	if err := atomicfile.MakeDir(filepath.Join(dir, "var"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(filepath.Join(dir, "var")); err != nil || st.Mode().Perm() != 0o755 {
+		t.Errorf("a folder that was there: %v, %v", st.Mode(), err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"f", "f/below"} {
+		if err := atomicfile.MakeDir(filepath.Join(dir, path), 0o700); !errors.Is(err, syscall.ENOTDIR) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"hostmanager/internal/atomicfile"
 )
 
 // ErrInUse is returned by Listen when another process answers on the socket.
@@ -20,9 +22,9 @@ var ErrInUse = errors.New("another process listens on this socket")
 // ErrNotSocket is returned by Listen when the path is taken by something that is no socket.
 var ErrNotSocket = errors.New("path is taken by something that is not a socket")
 
-// Listen makes the socket at path with mode 0600, in a folder of mode 0700 made when missing. A socket that nobody listens on is replaced.
+// Listen makes the socket at path with mode 0600, in a folder of mode 0700 made when missing (those above it 0755). A socket that nobody listens on is replaced.
 func Listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := atomicfile.MakeDir(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of socket: %w", err)
 	}
 	if err := clear(path); err != nil {

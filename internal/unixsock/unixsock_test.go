@@ -36,6 +36,9 @@ func TestListen_ServesAtAnyDepth(t *testing.T) {
 	if err != nil || derr != nil || st.Mode().Perm() != 0o600 || dir.Mode().Perm() != 0o700 {
 		t.Errorf("socket %v, folder %v, %v, %v", st.Mode(), dir.Mode(), err, derr)
 	}
+	if above, err := os.Stat(filepath.Dir(filepath.Dir(path))); err != nil || above.Mode().Perm() != 0o755 {
+		t.Errorf("folder above: %v, %v", above.Mode(), err) // others' files lie below it as well
+	}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })}
 	go func() { _ = server.Serve(l) }()
 	defer server.Close()

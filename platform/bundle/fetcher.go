@@ -20,7 +20,7 @@ const (
 // Safe for concurrent use. One cache folder belongs to one Fetcher of one process.
 type Fetcher struct {
 	Objects    ObjectGetter  // required
-	CacheDir   string        // required; made where missing, 0700
+	CacheDir   string        // required; made where missing, 0700 (folders above it 0755)
 	Limits     Limits        // ArchiveBytes is what counts here; Stage holds all of them
 	CacheBytes int64         // verified bundles kept, bytes; the one being fetched and those held may go beyond it
 	Chunk      int64         // bytes per ranged GET

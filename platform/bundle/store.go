@@ -66,7 +66,7 @@ func (s store) ranges(digest string) string { return filepath.Join(s.dir, "parti
 
 func (s store) open() error {
 	for _, sub := range []string{"sha256", "partial"} {
-		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o700); err != nil {
+		if err := errors.Join(atomicfile.MakeDir(s.dir, 0o700), atomicfile.MakeDir(filepath.Join(s.dir, sub), 0o700)); err != nil {
 			return fmt.Errorf("make bundle cache: %w", err)
 		}
 	}

@@ -123,3 +123,14 @@ func TestOpen_SweepsWhatNobodyCanUse(t *testing.T) {
 	must(t, err)
 	mustHold(t, path, body)
 }
+
+// Other users' files lie below the folders above the cache.
+func TestOpen_ClosesOnlyTheCache(t *testing.T) {
+	dir := t.TempDir()
+	must(t, newFetcher(t, startBucket(t, nil), filepath.Join(dir, "var", "lib", "cache")).Open())
+	for path, want := range map[string]os.FileMode{"var": 0o755, "var/lib": 0o755, "var/lib/cache": 0o700, "var/lib/cache/sha256": 0o700} {
+		if st, err := os.Stat(filepath.Join(dir, path)); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", path, st.Mode(), err)
+		}
+	}
+}
