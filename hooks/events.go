@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -32,13 +35,53 @@ type eventFile struct {
 	off  int64 // up to where it was read
 }
 
+const eventPrefix = "eventsfile"
+
+// eventName is what newEventFile names a file; others' files lie beside it.
+var eventName = regexp.MustCompile(`^` + eventPrefix + `[0-9]{8}-[0-9]+$`)
+
+// makeTemp makes the folder, for all to write in, where there is none. An existing one is not ours to change.
+func makeTemp(dir string) error {
+	switch err := os.Mkdir(dir, 0o777); {
+	case errors.Is(err, os.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return os.Chmod(dir, 0o777|os.ModeSticky) // the umask took of it
+}
+
+// SweepEventFiles removes the event files that a killed agent left in the root's /tmp. Call it at start, while no hook of this root runs.
+// What is no plain file, or another user's, stays. A missing folder is no error.
+func SweepEventFiles(root layout.Root) error {
+	dir := root.Join("tmp")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("look for old event files: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || !eventName.MatchString(e.Name()) {
+			continue // also one that is gone meanwhile
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove old event file: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // newEventFile makes the file in the root's own /tmp, where the original has it.
 func newEventFile(root layout.Root) (*eventFile, error) {
 	dir := root.Join("tmp")
-	if err := os.Mkdir(dir, 0o777|os.ModeSticky); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := makeTemp(dir); err != nil {
 		return nil, fmt.Errorf("make folder of event file: %w", err)
 	}
-	f, err := os.CreateTemp(dir, "eventsfile"+time.Now().UTC().Format("20060102")+"-*")
+	f, err := os.CreateTemp(dir, eventPrefix+time.Now().UTC().Format("20060102")+"-*")
 	if err != nil {
 		return nil, fmt.Errorf("make event file: %w", err)
 	}
