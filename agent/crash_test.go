@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -380,6 +381,10 @@ func TestJournalBroken_EndsTheAgentAndKeepsTheMessage(t *testing.T) {
 	w := newWorld(t)
 	r := w.start()
 	w.booted()
+	eventually(t, "nothing more is journalled of start-up", func() bool {
+		s, err := journal.Read(w.root.Journal())
+		return err == nil && !slices.ContainsFunc(s.Commands, func(c journal.Command) bool { return c.SentAt.IsZero() })
+	})
 	must(t, r.Journal.Close())
 	c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
 	if err := r.wait(); !errors.Is(err, journal.ErrBroken) {
