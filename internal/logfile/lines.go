@@ -16,9 +16,26 @@ type line struct {
 	now    func() time.Time
 }
 
-// put writes one line: what would end it, or move a terminal's cursor, is escaped, since names and messages come from outside. A log that cannot be written must not stop the work it tells of, and there is no other place to say so.
+// put writes one event. A log that cannot be written must not stop the work it tells of, and there is no other place to say so.
 func (l line) put(text string) {
-	_, _ = io.WriteString(l.w, escape(l.redact.String(text))+"\n")
+	_, _ = io.WriteString(l.w, l.redact.String(text)+"\n")
+}
+
+// format is Sprintf with the values kept on their line: names and messages come from outside. A line end of the format itself is the original's.
+func (l line) format(format string, args []any) string {
+	safe := make([]any, len(args))
+	for i, arg := range args {
+		text, ok := arg.(string)
+		if raw, isRaw := arg.([]byte); isRaw {
+			text = string(raw)
+		} else if !ok {
+			text = fmt.Sprint(arg)
+		}
+		if safe[i] = arg; escape(text) != text {
+			safe[i] = escape(l.redact.String(text)) // in this order: a secret may hold a line end
+		}
+	}
+	return fmt.Sprintf(format, safe...)
 }
 
 // putMore is put with lines of output indented below, as many as it has.
@@ -31,7 +48,7 @@ func (l line) putMore(text, more string) {
 	_, _ = io.WriteString(l.w, strings.Join(lines, "\n  ")+"\n")
 }
 
-// escape writes every character that is not to be seen, the tab aside, as Go does: \n, \x1b, \u2028.
+// escape keeps a text on its line and off the terminal: it writes every character that is not to be seen, the tab aside, as Go does: \n, \x1b, \u2028.
 func escape(text string) string {
 	hidden := func(c rune) bool {
 		return c != '\t' && (unicode.IsControl(c) || c == '\u2028' || c == '\u2029' || unicode.Is(unicode.Bidi_Control, c))
@@ -61,7 +78,7 @@ func NewListener(w io.Writer, redact Redactor, now func() time.Time) *Listener {
 
 func (l *Listener) put(level, format string, args []any) {
 	t := l.line.now().UTC()
-	l.line.put(fmt.Sprintf("%s,%03d [%s] %s", t.Format("2006-01-02 15:04:05"), t.Nanosecond()/1e6, level, fmt.Sprintf(format, args...)))
+	l.line.put(fmt.Sprintf("%s,%03d [%s] %s", t.Format("2006-01-02 15:04:05"), t.Nanosecond()/1e6, level, l.line.format(format, args)))
 }
 
 // Debugf writes a DEBUG line.
@@ -90,7 +107,7 @@ func NewProcessor(w io.Writer, redact Redactor, now func() time.Time, pid int) *
 }
 
 func (p *Processor) put(level, format string, args []any) {
-	p.line.put(prefix(p.line.now(), level, p.pid) + " : " + fmt.Sprintf(format, args...))
+	p.line.put(prefix(p.line.now(), level, p.pid) + " : " + p.line.format(format, args))
 }
 
 // Debugf writes a DEBUG line.
@@ -114,7 +131,9 @@ func NewActivity(w io.Writer, redact Redactor, now func() time.Time, pid int) *A
 	return &Activity{line{w, redact, now}, pid}
 }
 
-func (a *Activity) put(path []string, text string) { a.line.put(a.head(path) + text) }
+func (a *Activity) put(path []string, text string) {
+	a.line.put(escape(a.line.redact.String(a.head(path) + text)))
+}
 
 func (a *Activity) head(path []string) string {
 	return prefix(a.line.now(), "INFO", a.pid) + " - [" + strings.Join(path, "/") + "] : "
@@ -129,7 +148,7 @@ func (a *Activity) Complete(path []string, result string) {
 		a.put(path, "Completed activity.")
 		return
 	}
-	a.line.putMore(escape(a.head(path))+"Completed activity. Result:", result)
+	a.line.putMore(escape(a.line.redact.String(a.head(path)))+"Completed activity. Result:", result)
 }
 
 // Fail tells where the cause of a failure is: the innermost activity.

@@ -89,6 +89,11 @@ func TestLines_OneEventIsOneLine(t *testing.T) {
 		}
 	}
 	b.Reset()
+	processor.Debugf("%d results of %v: \n%s, %s", 2, []string{"a\nb"}, []byte("c\nd"), errors.New("first\nsecond\n"))
+	if want := "2 results of [a\\nb]: \nc\\nd, " + redact.Mask + "\\n\n"; !strings.HasSuffix(b.String(), want) {
+		t.Errorf("got %q, want %q at its end", b.String(), want)
+	}
+	b.Reset()
 	activity.Complete([]string{"a"}, "one\r\n"+"first\nsecond\n\n[x]\x1b[0m")
 	if want := "Result:\n  one\n  " + redact.Mask + "\n  \n  [x]\\x1b[0m\n"; !strings.HasSuffix(b.String(), want) {
 		t.Errorf("got %q, want %q at its end", b.String(), want)
