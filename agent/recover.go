@@ -3,13 +3,17 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	"hostmanager/commandproc"
 	"hostmanager/hooks"
+	"hostmanager/internal/atomicfile"
 	"hostmanager/internal/proc"
 	"hostmanager/journal"
+	"hostmanager/platform/bundle"
 	"hostmanager/protocol"
 )
 
@@ -59,6 +63,9 @@ const recoverTimeout = time.Minute
 func (a *Agent) recoverPlatform(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
+	if err := a.sweep(); err != nil {
+		a.log.Warn("temporary files of a killed agent not removed", slog.Any("error", err))
+	}
 	for _, c := range a.Journal.Commands() {
 		if !c.Finished() && !c.Lost && !commandproc.Untouched(c.Steps) {
 			return // its steps are to be undone first; what it left is removed after that
@@ -67,6 +74,18 @@ func (a *Agent) recoverPlatform(ctx context.Context) {
 	if err := a.Platform.Recover(ctx); err != nil {
 		a.log.Warn("platform not recovered", slog.Any("error", err))
 	}
+}
+
+// sweep removes what a kill left half written; nothing of it is named anywhere.
+func (a *Agent) sweep() error {
+	_, err := bundle.Sweep(a.Root.Releases())
+	errs := []error{err, hooks.SweepEventFiles(a.Root)}
+	for _, dir := range []string{ // those that only the exclusive lane writes to, and that nobody else sweeps
+		a.Root.Deploy(), filepath.Dir(a.Root.ContainerConfiguration()), filepath.Dir(a.Root.SourceBundle()),
+	} {
+		errs = append(errs, atomicfile.Sweep(dir))
+	}
+	return errors.Join(errs...)
 }
 
 // jobOfJournal reads an accepted command back. One whose data cannot be decoded was to be refused and gets its refusal now.

@@ -152,6 +152,7 @@ func (b *builder) clients(ctx context.Context) error {
 		return fmt.Errorf("open the environment's record: %w", err)
 	}
 	bundles := bundle.NewFetcher(b.objects, b.Root.BundleCache())
+	bundles.CacheBytes = b.Config.BundleCache
 	bundles.Limits = bundle.Limits{
 		ArchiveBytes: b.Config.BundleMaxArchive, Bytes: b.Config.BundleMaxBytes, Files: int(b.Config.BundleMaxFiles),
 		Ratio: b.Config.BundleMaxRatio, Depth: int(b.Config.BundleMaxDepth),

@@ -43,6 +43,7 @@ type Config struct {
 	DrainTimeout     time.Duration `yaml:"drain_timeout"`
 	RegisterInterval time.Duration `yaml:"register_interval"`
 	SharedCommands   int           `yaml:"shared_commands"`
+	BundleCache      int64         `yaml:"bundle_cache"`
 	BundleMaxArchive int64         `yaml:"bundle_max_archive"`
 	BundleMaxBytes   int64         `yaml:"bundle_max_bytes"`
 	BundleMaxFiles   int64         `yaml:"bundle_max_files"`
@@ -56,6 +57,7 @@ func New() Config {
 	return Config{
 		Platform: "docker", Proxy: "builtin", Listen: ":80", DrainTimeout: 15 * time.Minute,
 		RegisterInterval: time.Minute, SharedCommands: 4, LogLevel: "info",
+		BundleCache:      bundle.DefaultCacheBytes,
 		BundleMaxArchive: bundle.DefaultArchiveBytes, BundleMaxBytes: bundle.DefaultBytes, BundleMaxFiles: bundle.DefaultFiles,
 		BundleMaxRatio: bundle.DefaultRatio, BundleMaxDepth: bundle.DefaultDepth,
 	}
@@ -133,7 +135,7 @@ func (c Config) Validate() error {
 		bad("shared_commands", "is %d, want 1 to 64", c.SharedCommands)
 	}
 	for key, v := range map[string]int64{
-		"bundle_max_archive": c.BundleMaxArchive, "bundle_max_bytes": c.BundleMaxBytes, "bundle_max_files": c.BundleMaxFiles,
+		"bundle_cache": c.BundleCache, "bundle_max_archive": c.BundleMaxArchive, "bundle_max_bytes": c.BundleMaxBytes, "bundle_max_files": c.BundleMaxFiles,
 		"bundle_max_ratio": c.BundleMaxRatio, "bundle_max_depth": c.BundleMaxDepth,
 	} {
 		if v < 1 || v > maxBundle {
