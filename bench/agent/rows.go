@@ -145,10 +145,12 @@ func engine(ctx context.Context, s settings) (err error) {
 		if err != nil {
 			return err
 		}
+		settle(ctx) // the agent stops and removes the old container behind its answer; the script's turn is not to pay for that
 		e, err := shellOnce(ctx, st, cli, app, i)
 		if err != nil {
 			return err
 		}
+		settle(ctx)
 		if i > 0 {
 			ours, shell = append(ours, d), append(shell, e)
 		}
@@ -169,6 +171,14 @@ func cleanShell(cli, label string) error {
 		return nil
 	}
 	return exec.Command(cli, append([]string{"rmi", "-f"}, ids...)...).Run()
+}
+
+// settle leaves the Engine a second to end what goes on in the background.
+func settle(ctx context.Context) {
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+	}
 }
 
 func deployOnce(ctx context.Context, st *stand, app string, i int) (time.Duration, error) {
