@@ -61,14 +61,17 @@ func TestHealth_OfTheApplicationIsToldAtOnce(t *testing.T) {
 			"dead", func(a *agent.Application) {
 				a.Running, a.Healthy, a.Reason = false, false, "the container ended with exit code 137"
 			},
-			"degraded", environment.Application{Reason: "the container ended with exit code 137"},
+			"degraded",
+			environment.Application{},
 			"application not running: the container ended with exit code 137",
 		},
 		{
 			"not healthy", func(a *agent.Application) {
 				a.Running, a.Healthy, a.Reason = true, false, "GET /s3cr3t-value\n answered 500 "+strings.Repeat("x", 1000)
 			},
-			"degraded", environment.Application{Running: true, Reason: "GET /" + "********"}, "application not healthy: GET /",
+			"degraded",
+			environment.Application{Running: true},
+			"application not healthy: GET /",
 		},
 		{"well again", func(a *agent.Application) { a.Healthy, a.Reason = true, "" }, "ready", environment.Application{Running: true, Healthy: true}, ""},
 	} {
