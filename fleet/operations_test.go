@@ -70,7 +70,11 @@ func TestConfigDeploy_Refuses(t *testing.T) {
 	if _, err := f.ConfigDeploy(t.Context(), fleet.ConfigRequest{Changes: []fleet.Change{property("A", "1")}}); !errors.Is(err, fleet.ErrRefused) {
 		t.Errorf("that changes nothing: %v", err)
 	}
-	for value, refused := range map[string]bool{"Rolling": true, "Immutable": true, "AllAtOnce": false, "": false} {
+	for _, c := range []struct {
+		value   string
+		refused bool
+	}{{"Rolling", true}, {"Immutable", true}, {"AllAtOnce", false}, {"", false}} { // in this order: what was set is then removed
+		value, refused := c.value, c.refused
 		policy := fleet.Change{Namespace: "aws:elasticbeanstalk:command", Option: "DeploymentPolicy", Value: value, Remove: value == ""}
 		_, err := f.ConfigDeploy(t.Context(), fleet.ConfigRequest{Changes: []fleet.Change{policy}})
 		if errors.Is(err, fleet.ErrRefused) != refused || (refused && !strings.Contains(err.Error(), "DeploymentPolicy "+value+" is not built yet")) {
