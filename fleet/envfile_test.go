@@ -43,25 +43,26 @@ func TestReadProperties_TakesValuesAsTheyAre(t *testing.T) {
 
 // Every refusal names the line and never a value.
 func TestReadProperties_RefusesWithoutTellingSecrets(t *testing.T) {
-	for text, want := range map[string]string{
-		"A=1\nhush\n":                      "line 2 is not NAME=VALUE; a value with line breaks needs the JSON form",
-		"=hush\n":                          "line 1: a name must not be empty",
-		"A =hush\n":                        "line 1: a name must not",
-		"A=hush\r\nB=2\r\n":                "line 1 ends with a carriage return",
-		"A=1\nA=hush\n":                    `line 2: "A" is set twice`,
-		"A=hush\x00\n":                     `line 1: the value of "A" holds a NUL byte`,
-		"A=1\nB=hush\xff\n":                "line 2 is not valid UTF-8",
-		"{\"A\": 1}":                       "line 1: want one JSON object of strings",
-		"{\"A\": null}":                    "want one JSON object of strings",
-		"{\"A\": [\"hush\"]}":              "want one JSON object of strings",
-		"{\"A\": \"hush\"":                 "want one JSON object of strings",
-		"{\"A\": \"hush\",}":               "want one JSON object of strings",
-		"{\n\"A\":\"1\",\n\"A\":\"hush\"}": `line 3: "A" is set twice`,
-		"{\"A\": \"hush\"} {}":             "something follows the JSON object",
-		"{\"A\": \"hush\\u0000\"}":         "holds a NUL byte",
-		"{\"=\": \"hush\"}":                "a name must not",
-		strings.Repeat("#", fleet.MaxProperties+1): "larger than",
+	for _, c := range []struct{ text, want string }{
+		{"A=1\nhush\n", "line 2 is not NAME=VALUE; a value with line breaks needs the JSON form"},
+		{"=hush\n", "line 1: a name must not be empty"},
+		{"A =hush\n", "line 1: a name must not"},
+		{"A=hush\r\nB=2\r\n", "line 1 ends with a carriage return"},
+		{"A=1\nA=hush\n", `line 2: "A" is set twice`},
+		{"A=hush\x00\n", `line 1: the value of "A" holds a NUL byte`},
+		{"A=1\nB=hush\xff\n", "line 2 is not valid UTF-8"},
+		{"{\"A\": 1}", "line 1: want one JSON object of strings"},
+		{"{\"A\": null}", "want one JSON object of strings"},
+		{"{\"A\": [\"hush\"]}", "want one JSON object of strings"},
+		{"{\"A\": \"hush\"", "want one JSON object of strings"},
+		{"{\"A\": \"hush\",}", "want one JSON object of strings"},
+		{"{\n\"A\":\"1\",\n\"A\":\"hush\"}", `line 3: "A" is set twice`},
+		{"{\"A\": \"hush\"} {}", "something follows the JSON object"},
+		{"{\"A\": \"hush\\u0000\"}", "holds a NUL byte"},
+		{"{\"=\": \"hush\"}", "a name must not"},
+		{strings.Repeat("#", fleet.MaxProperties+1), "larger than"},
 	} {
+		text, want := c.text, c.want
 		changes, err := fleet.ReadProperties(strings.NewReader(text))
 		if !errors.Is(err, fleet.ErrRefused) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") || changes != nil {
 			t.Errorf("%.40q: %v, %v, want %q", text, changes, err, want)
