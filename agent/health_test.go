@@ -117,6 +117,20 @@ func TestTend_PutsRightWhatWentAstray(t *testing.T) {
 	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil)}) // the lane is free again
 }
 
+// What the platform cannot put right, because what served is gone, start-up brings again.
+func TestTend_BringsTheVersionAnewWhereItIsGone(t *testing.T) {
+	w := newWorld(t)
+	v1 := w.version("v1", nil, nil)
+	must(t, w.record.MoveCurrent(t.Context(), v1))
+	w.start(looking)
+	w.booted()
+	platform := &filePlatform{w.root}
+	must(t, os.WriteFile(platform.file("stuck"), nil, 0o600))
+	must(t, os.Remove(platform.file("serving")))
+	must(t, os.WriteFile(platform.file("astray"), []byte("the container is gone"), 0o600))
+	eventually(t, "the version serves again", func() bool { return w.serving() == v1.Serial })
+}
+
 func TestTend_SaysWhatItCannotPutRightAndLeavesTheLaneFree(t *testing.T) {
 	w := newWorld(t)
 	w.start(looking)

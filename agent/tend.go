@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -45,11 +46,27 @@ func (a *Agent) tend(ctx context.Context) {
 	a.awaitRecovery(ctx)
 	t := newTender(a.LookEvery, a.exclusive, a.log)
 	t.look, t.event = a.Platform.Astray, a.event
-	t.mend = func(ctx context.Context) error {
-		defer a.workDone()
-		return a.Platform.Recover(ctx)
-	}
+	t.mend = a.putRight
 	t.run(ctx)
+}
+
+// putRight has the platform put right what it can. What it cannot, a container that somebody removed, start-up can: it brings the environment's
+// version where that does not serve.
+func (a *Agent) putRight(ctx context.Context) error {
+	defer a.workDone()
+	bounded, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	err := a.Platform.Recover(bounded)
+	if err == nil {
+		return nil
+	}
+	if errBoot := a.boot(ctx); errBoot != nil {
+		return errors.Join(err, errBoot)
+	}
+	if astray, errLook := a.Platform.Astray(ctx); astray != "" || errLook != nil {
+		return err // there is no version of the environment's to bring
+	}
+	return nil
 }
 
 // workDone tells those who wait that something was done outside any command.
@@ -114,8 +131,6 @@ func (t *tender) act(ctx context.Context) {
 		if astray == "" || err != nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-		defer cancel()
 		t.tell(astray, t.mend(ctx))
 	}}, false)
 	select {

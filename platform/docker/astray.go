@@ -8,9 +8,9 @@ import (
 	"github.com/docker/docker/api/types/container"
 )
 
-// Astray says what Recover would put right: the container that should serve was stopped and nothing brings it back, or the proxy does not lead to
-// it. "" means that nothing is, or nothing that Recover could help with: a container that is gone, one that the Engine starts again by itself. It
-// changes nothing and does not ask the application; it may run beside anything, but what it says during a flip means nothing. An error means that
+// Astray says what does not serve as it was deployed: the container is gone, or was stopped and nothing brings it back, or the proxy does not
+// lead to it. Recover puts it right, but for a container that is gone. "" means that nothing is astray, or that the Engine starts the container
+// again by itself. It changes nothing and does not ask the application; it may run beside anything, but what it says during a flip means nothing. An error means that
 // the Engine or the proxy did not answer.
 func (p *Platform) Astray(ctx context.Context) (string, error) {
 	id, err := readState(p.root.CurrentContainerID())
@@ -21,8 +21,11 @@ func (p *Platform) Astray(ctx context.Context) (string, error) {
 		return "", err
 	}
 	in, ok, err := p.find(ctx, id)
-	if !ok || err != nil {
+	if err != nil {
 		return "", err
+	}
+	if !ok {
+		return fmt.Sprintf("container %s, which should serve, is gone", id), nil
 	}
 	if !in.running {
 		return p.stopped(ctx, in)
