@@ -53,7 +53,8 @@ bench: docker build ## the figures of docs/architecture.md, as ratios in one run
 
 .PHONY: chaos
 chaos: docker ## kill -9 agent, proxy, hmctl, downloads and journal writers at every point tests know, with Docker too
-	CI=true CGO_ENABLED=1 $(GO) test -race -count=1 -run 'Kill|Crash|Undo|Interrupt' ./agent/... ./cmd/... ./dev/... ./fleet/... ./journal/... ./platform/...
+	CI=true CGO_ENABLED=1 $(GO) test -race -count=1 -run 'Kill|Crash|Undo|Interrupt|Resume|TestScripts/^killed$$' \
+		./agent/... ./cmd/... ./commandproc/... ./dev/... ./fleet/... ./journal/... ./platform/...
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=20s

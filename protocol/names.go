@@ -52,11 +52,6 @@ func DeploymentKey(environmentID string, deploymentID int64) string {
 	return fmt.Sprintf("%sdeployments/%d.json", RuntimePrefix(environmentID), deploymentID)
 }
 
-// DeploymentsPrefix is what all deployment records begin with.
-func DeploymentsPrefix(environmentID string) string {
-	return RuntimePrefix(environmentID) + "deployments/"
-}
-
 // InstanceKey is the key of an instance's registration.
 func InstanceKey(environmentID, instanceID string) string {
 	return InstancesPrefix(environmentID) + instanceID + ".json"

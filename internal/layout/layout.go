@@ -84,9 +84,6 @@ func (r Root) HookDir(dir string) string {
 	return r.Join("opt/elasticbeanstalk/hooks", filepath.FromSlash(dir))
 }
 
-// Tasks is the folder of the log task configuration.
-func (r Root) Tasks() string { return r.Join("opt/elasticbeanstalk/tasks") }
-
 // Deploy is the folder of what a deployment was given: manifest, source bundle, configuration.
 func (r Root) Deploy() string { return r.Join("opt/elasticbeanstalk/deploy") }
 
