@@ -132,7 +132,7 @@ func TestTender_LeavesTheLaneToCommands(t *testing.T) {
 	p := tend(t, func(p *tended) {
 		done := make(chan struct{})
 		p.lane.push(job{identity: "command", do: func(context.Context) {
-			<-time.After(time.Hour) // while it runs nobody looks
+			<-time.After(time.Hour + time.Second) // while it runs nobody looks; it ends between two ticks
 			p.set(func() { p.astray = "astray" })
 		}}, false)
 		p.lane.push(job{identity: "another", do: func(context.Context) { p.set(func() { p.astray = "" }); close(done) }}, false)
