@@ -122,6 +122,8 @@ type current struct {
 	Name     string    `json:"command_name"`
 	Request  string    `json:"request_id"`
 	Since    time.Time `json:"since"`
+
+	cancel context.CancelCauseFunc // ends it; see cancelRunning
 }
 
 // New makes an agent of its parts. Nothing runs before Run.

@@ -25,8 +25,9 @@ func (a *Agent) jobOf(j commandproc.Job) job {
 // execute runs one command from its start to its journalled result.
 func (a *Agent) execute(ctx context.Context, j commandproc.Job) *protocol.Response {
 	if a.laneOf(j.Request.CommandName) == a.exclusive {
-		a.setCurrent(&current{Identity: j.Identity, Name: j.Request.CommandName, Request: j.Request.RequestID, Since: a.Now()})
-		defer a.setCurrent(nil)
+		var end func()
+		ctx, end = a.begin(ctx, j)
+		defer end()
 		j.Previous = a.previous(j.Identity)
 	}
 	a.logAction(j)
@@ -34,6 +35,45 @@ func (a *Agent) execute(ctx context.Context, j commandproc.Job) *protocol.Respon
 	response := a.Processor.Run(ctx, j)
 	a.finish(j, response)
 	return response
+}
+
+// begin makes a command the exclusive one under way until end is called; the context it returns is what cancelRunning ends.
+func (a *Agent) begin(ctx context.Context, j commandproc.Job) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	a.setCurrent(&current{
+		Identity: j.Identity, Name: j.Request.CommandName, Request: j.Request.RequestID, Since: a.Now(), cancel: cancel,
+	})
+	return ctx, func() {
+		a.setCurrent(nil)
+		cancel(nil)
+	}
+}
+
+// cancelRunning ends the exclusive command under way at its next safe point; what it did is undone, and the agent goes on. cause wraps
+// commandproc.ErrAborted and says who asked. An empty identity means whichever command runs. False: that command does not run (any more).
+func (a *Agent) cancelRunning(identity string, cause error) (current, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := a.current
+	if c == nil || c.cancel == nil || identity != "" && c.Identity != identity {
+		return current{}, false
+	}
+	c.cancel(cause)
+	return *c, true
+}
+
+// withdrawWaiting answers a command that waits in the exclusive lane, as aborted for that cause, and takes it out: nothing of it was begun. False:
+// it does not wait there.
+func (a *Agent) withdrawWaiting(identity string, cause error) bool {
+	if !a.exclusive.withdraw(identity) {
+		return false
+	}
+	c, known := a.Journal.Command(identity)
+	j, readable := a.jobOfJournal(c)
+	if known && readable {
+		a.concludeOrLog(identity, j.Command, answer{response: a.Processor.Withdrawn(j, cause)})
+	}
+	return true
 }
 
 // logAction tells the listener's log that a command begins, and in which environment.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -45,6 +46,19 @@ func (l *lane) push(j job, front bool) {
 		l.waiting = append(l.waiting, j)
 	}
 	l.notify()
+}
+
+// withdraw takes a job out that waits. False: none of that identity waits.
+func (l *lane) withdraw(identity string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.IndexFunc(l.waiting, func(j job) bool { return j.identity == identity })
+	if i < 0 {
+		return false
+	}
+	l.waiting = slices.Delete(l.waiting, i, i+1)
+	l.notify()
+	return true
 }
 
 // room waits until the lane takes more, which it tells, or ctx ends.

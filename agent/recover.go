@@ -129,8 +129,8 @@ func (a *Agent) concludeOrLog(identity string, c protocol.Command, verdict answe
 
 // endInterrupted ends a command that a crash cut short.
 func (a *Agent) endInterrupted(ctx context.Context, j commandproc.Job, lost bool) {
-	a.setCurrent(&current{Identity: j.Identity, Name: j.Request.CommandName, Request: j.Request.RequestID, Since: a.Now()})
-	defer a.setCurrent(nil)
+	ctx, end := a.begin(ctx, j)
+	defer end()
 	if lost {
 		a.finish(j, a.Processor.Lost(j))
 		return

@@ -68,6 +68,7 @@ func failureEntry(ctx context.Context, err error, timeout time.Duration) protoco
 		e.Cause = protocol.CauseTimeout
 		reason = fmt.Sprintf("Command timed out after %d seconds: %s", int(timeout.Seconds()), reason)
 	case cause != nil:
+		e.Cause = protocol.CauseAborted
 		reason = fmt.Sprintf("Command was aborted: %s", reason)
 	}
 	var spoke WithOutput
@@ -78,4 +79,12 @@ func failureEntry(ctx context.Context, err error, timeout time.Duration) protoco
 	}
 	e.Msg += reason + moreDetail
 	return e
+}
+
+// Withdrawn answers a command that was taken back before anything of it was begun; why wraps ErrAborted.
+func (p *Processor) Withdrawn(j Job, why error) *protocol.Response {
+	return p.newRun(j).respond(protocol.ResponseEntry{
+		Status: protocol.Failure, ReturnCode: 1, Cause: protocol.CauseAborted,
+		Msg: fmt.Sprintf("Command was aborted before it began: %s.", strings.TrimRight(why.Error(), ". \n")),
+	})
 }

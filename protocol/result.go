@@ -42,8 +42,11 @@ type Response struct {
 
 // The causes of a failure that someone decides by; all others have none.
 const (
-	CauseHealthGate = "health_gate" // the new version ran and did not pass its health check in time
-	CauseTimeout    = "timeout"     // the command's own time was over
+	CauseHealthGate  = "health_gate" // the new version ran and did not pass its health check in time
+	CauseTimeout     = "timeout"     // the command's own time was over
+	CauseAborted     = "aborted"     // somebody asked for its end, or the agent's own end would not wait for it
+	CauseSuperseded  = "superseded"  // a newer deployment waited behind it, so it was never begun
+	CauseInterrupted = "interrupted" // a crash cut it short where it cannot be taken up again
 )
 
 // ResponseEntry is what one instance reports of one command.
