@@ -10,12 +10,10 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"hostmanager/internal/layout"
-	"hostmanager/internal/proc"
 	"hostmanager/protocol"
 )
 
@@ -159,15 +157,6 @@ func (s *sequence) one(ctx context.Context, e entry, output io.Writer) error {
 	return s.rec.Done(step, nil)
 }
 
-// file runs an executable file.
-func (s *sequence) file(ctx context.Context, e entry, call Call) error {
-	res, err := proc.Run(ctx, proc.Command{Path: e.path, Dir: s.dir, Env: append(s.env[:len(s.env):len(s.env)], Mark(call.Root, call.Deployment)), Output: call.Output, Log: call.Log, Grace: s.grace})
-	if res.HeldOpen {
-		call.Log.Warn("hook left a process that held its output open", slog.String("hook", e.path))
-	}
-	return err
-}
-
 // Undo takes back one step that was journalled as compensated; call.Saved is what the journal kept for it. The caller walks a command's steps
 // backwards and gives ctx its own time, since the command's is often over. A step of a file, or of a hook this version does not have, is an
 // error.
@@ -209,16 +198,4 @@ func (r *Runner) complete(call Call) Call {
 func (r *Runner) warn(call *Call, text string) {
 	call.Log.Warn("hook directory", slog.String("dir", call.Dir), slog.String("warning", text))
 	call.Event(protocol.Event{Severity: protocol.Warn, Msg: text})
-}
-
-// DefaultPath is the PATH of hooks.
-const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// environment is a file's environment; the last value of a name counts.
-func environment(ctx context.Context, given []string, folder string) []string {
-	env := []string{"PATH=" + DefaultPath, "HOME=/root", "LANG=en_US.UTF-8"}
-	if deadline, ok := ctx.Deadline(); ok {
-		env = append(env, "EB_COMMAND_DEADLINE="+strconv.FormatInt(deadline.UnixMilli(), 10))
-	}
-	return append(append(env, given...), "PWD="+folder)
 }
