@@ -89,8 +89,17 @@ func (f Fault) matches(c Call) bool {
 
 // faults is the set of active faults.
 type faults struct {
-	mu   sync.Mutex
-	list []*activeFault
+	mu     sync.Mutex
+	list   []*activeFault
+	chance func() float64 // of Probability
+}
+
+// newFaults draws chances from a seeded source, or, without a seed, from one that is different each time.
+func newFaults(seed uint64) faults {
+	if seed == 0 {
+		return faults{chance: rand.Float64}
+	}
+	return faults{chance: rand.New(rand.NewPCG(seed, seed)).Float64} // called under mu
 }
 
 type activeFault struct {
@@ -134,7 +143,7 @@ func (f *faults) choose(c Call) (Fault, bool) {
 		if a.seen++; a.seen <= a.Skip {
 			continue
 		}
-		if a.Probability > 0 && rand.Float64() >= a.Probability {
+		if a.Probability > 0 && f.chance() >= a.Probability {
 			continue
 		}
 		a.fired++

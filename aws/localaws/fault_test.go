@@ -192,3 +192,31 @@ func TestFault_HangUpInTheResponseHasTheEffect(t *testing.T) {
 		t.Errorf("second GET: status %d, %d bytes, %v", status, len(got), err)
 	}
 }
+
+func TestFault_ChancesFollowTheSeed(t *testing.T) {
+	struck := func(seed uint64) string {
+		s, err := localaws.New(localaws.Options{Seed: seed, Faults: []localaws.Fault{{Op: "SQS.ListQueues", Throttle: true, Probability: 0.5}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if err := s.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		for range 64 {
+			status, _, err := callSQS(t, s, "ListQueues", "{}")
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.WriteString(map[bool]string{true: ".", false: "x"}[status == http.StatusOK])
+		}
+		return b.String()
+	}
+	if a, b := struck(7), struck(7); a != b {
+		t.Errorf("one seed, two runs:\n%s\n%s", a, b)
+	}
+	if a, b := struck(7), struck(8); a == b {
+		t.Errorf("two seeds, one run: %s", a)
+	}
+}

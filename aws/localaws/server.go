@@ -53,6 +53,7 @@ type Options struct {
 	Dir           string // keeps objects in this folder across restarts; empty: in memory
 	Clock         Clock  // SystemClock
 	Faults        []Fault
+	Seed          uint64       // of the chances of faults, for runs that can be repeated; 0: by chance
 	InFlightLimit int          // messages in flight per queue; DefaultInFlightLimit
 	Log           *slog.Logger // one line per request at debug level; none
 }
@@ -83,7 +84,7 @@ func New(o Options) (*Server, error) {
 	if err := loopback(o.Addr); err != nil {
 		return nil, err
 	}
-	s := &Server{addr: o.Addr, log: o.Log, clock: o.Clock, closing: make(chan struct{})}
+	s := &Server{addr: o.Addr, log: o.Log, clock: o.Clock, faults: newFaults(o.Seed), closing: make(chan struct{})}
 	for _, f := range o.Faults {
 		if _, err := s.Inject(f); err != nil {
 			return nil, err
