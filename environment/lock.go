@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"hostmanager/internal/procid"
 	"hostmanager/protocol"
 )
 
@@ -39,6 +40,16 @@ type LockInfo struct {
 	Heartbeat time.Time `json:"heartbeat,omitzero"`
 	Expires   time.Time `json:"expires,omitzero"` // zero: held by a person until `hmctl unlock`
 	Nonce     string    `json:"nonce,omitempty"`  // makes every content unique
+
+	Process   procid.ID  `json:"process,omitzero"`    // of the holder
+	Operation *Operation `json:"operation,omitempty"` // what it does on the instances; nil while nothing is sent to them
+}
+
+// Operation is what the holder of the lock does on instances.
+type Operation struct {
+	RequestID string `json:"request_id"`
+	Command   string `json:"command"`
+	Purpose   string `json:"purpose"`
 }
 
 // Held tells whether someone holds it, alive or not.
@@ -52,8 +63,19 @@ func (l LockInfo) Expired(now time.Time) bool {
 	if !l.Held() || l.Manual() {
 		return false
 	}
-	return now.After(l.Expires.Add(l.Expires.Sub(l.Heartbeat) / skewsPerTTL))
+	return now.After(l.FreeAt())
 }
+
+// FreeAt is when others may take the lock if its holder renews it no more; zero where a person holds it, or nobody.
+func (l LockInfo) FreeAt() time.Time {
+	if !l.Held() || l.Manual() {
+		return time.Time{}
+	}
+	return l.Expires.Add(l.Expires.Sub(l.Heartbeat) / skewsPerTTL)
+}
+
+// HolderDead tells whether it is proven that nobody renews the lock any more: its holder was a process of this machine, which has ended.
+func (l LockInfo) HolderDead() bool { return l.Held() && !l.Manual() && l.Process.Dead() }
 
 // LockedError says who holds the lock.
 type LockedError struct {
@@ -63,11 +85,19 @@ type LockedError struct {
 
 func (e *LockedError) Error() string {
 	who := fmt.Sprintf("environment %s is locked by %s since %s: %s", e.EnvironmentID, e.Lock.Holder, e.Lock.Acquired.Format(time.RFC3339), e.Lock.Reason)
-	if e.Lock.Manual() {
+	switch {
+	case e.Lock.Manual():
 		return who + ". Release it with `hmctl unlock`"
+	case e.Lock.HolderDead():
+		return fmt.Sprintf("%s. Its process %d on this host has ended: carry on what it did with `hmctl deploy --resume`, take it back with `hmctl abort`, "+
+			"or only free the lock with `hmctl unlock`", who, e.Lock.Process.PID)
 	}
-	return fmt.Sprintf("%s. Last heartbeat %s; wait for it to end, or if its process is dead take it over with `hmctl unlock --force`",
-		who, e.Lock.Heartbeat.Format(time.RFC3339))
+	host := "its process"
+	if e.Lock.Process.Host != "" {
+		host = fmt.Sprintf("its process %d on %s", e.Lock.Process.PID, e.Lock.Process.Host)
+	}
+	return fmt.Sprintf("%s. Last heartbeat %s. Wait for it to end, or stop it with `hmctl abort`; if %s is dead the lock is free at %s, and `hmctl unlock --force` frees it at once",
+		who, e.Lock.Heartbeat.Format(time.RFC3339), host, e.Lock.FreeAt().Format(time.RFC3339))
 }
 
 // Unwrap makes errors.Is(err, ErrLocked) hold.
@@ -78,6 +108,10 @@ type LockRequest struct {
 	Holder string
 	Reason string
 	TTL    time.Duration // 0: DefaultLockTTL
+
+	Process  procid.ID // of the holder
+	TakeDead bool      // also take it from a holder whose process on this host has ended
+	TakeFrom string    // also take it from the holding with this id, dead or alive
 }
 
 // HeldLock is the operation lock, held and renewed in the background until Unlock.
@@ -90,9 +124,12 @@ type HeldLock struct {
 	loops    sync.WaitGroup
 	tookOver LockInfo
 
-	mu   sync.Mutex // guards info, etag
-	info LockInfo
-	etag string
+	beating sync.Mutex // held while a renewal is written: two at once would refuse each other
+
+	mu        sync.Mutex // guards info, etag, operation
+	info      LockInfo
+	etag      string
+	operation *Operation
 }
 
 // Lock takes the operation lock. A lock whose holder stopped renewing it is taken over (see TookOver); any other is a *LockedError.
@@ -126,10 +163,10 @@ func (r *Record) takeLock(ctx context.Context, q LockRequest, ttl time.Duration)
 		if err != nil {
 			return nil, err
 		}
-		if before.Held() && before.ID != id && !before.Expired(now) {
+		if before.Held() && before.ID != id && !before.Expired(now) && !q.takes(before) {
 			return nil, &LockedError{r.id, before}
 		}
-		info = LockInfo{ID: id, Holder: q.Holder, Reason: q.Reason, Acquired: now, Heartbeat: now, Nonce: newNonce()}
+		info = LockInfo{ID: id, Holder: q.Holder, Reason: q.Reason, Acquired: now, Heartbeat: now, Nonce: newNonce(), Process: q.Process}
 		if ttl > 0 {
 			info.Expires = now.Add(ttl)
 		}
@@ -143,6 +180,11 @@ func (r *Record) takeLock(ctx context.Context, q LockRequest, ttl time.Duration)
 		_ = r.releaseAnyway(ctx, id)
 	}
 	return LockInfo{}, "", LockInfo{}, fmt.Errorf("take the operation lock: %w", err)
+}
+
+// takes tells whether a lock that did not expire may be taken all the same.
+func (q LockRequest) takes(l LockInfo) bool {
+	return q.TakeFrom != "" && l.ID == q.TakeFrom || q.TakeDead && l.HolderDead()
 }
 
 func (r *Record) decodeLock(data []byte) (LockInfo, error) {
@@ -216,6 +258,15 @@ func (h *HeldLock) Info() LockInfo {
 	return h.info
 }
 
+// SetOperation writes into the lock what its holder begins to do on instances, so that others can stop it. A write that does not get through is no
+// error: the next heartbeat brings it.
+func (h *HeldLock) SetOperation(o Operation) error {
+	h.mu.Lock()
+	h.operation = &o
+	h.mu.Unlock()
+	return h.renew()
+}
+
 // TookOver returns the dead lock that was taken over; the zero LockInfo when it was free.
 func (h *HeldLock) TookOver() LockInfo { return h.tookOver }
 
@@ -274,8 +325,11 @@ func (h *HeldLock) beat() {
 
 // renew writes one heartbeat. An error means that the lock is lost; a store that cannot be reached is none, until the lock expires.
 func (h *HeldLock) renew() error {
+	h.beating.Lock()
+	defer h.beating.Unlock()
 	h.mu.Lock()
 	next, etag := h.info, h.etag
+	next.Operation = h.operation
 	h.mu.Unlock()
 	now := h.record.wall()
 	next.Heartbeat, next.Expires, next.Nonce = now, now.Add(h.ttl), newNonce()

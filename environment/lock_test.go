@@ -11,6 +11,7 @@ import (
 
 	"hostmanager/environment"
 	"hostmanager/environment/locktest"
+	"hostmanager/internal/procid"
 )
 
 func lock(t *testing.T, r *environment.Record, holder string) *environment.HeldLock {
@@ -228,3 +229,76 @@ func TestLock_IsNotLeftBehindByACancelledCall(t *testing.T) {
 }
 
 func TestLock_HasOneHolder(t *testing.T) { locktest.OneHolder(t, open(t, newBucket()), 50) }
+
+// TestLock_OfAProvenDeadHolderIsTakenByWhoAsksForIt: everyone else is told what to do, and a holder elsewhere is waited for.
+func TestLock_OfAProvenDeadHolderIsTakenByWhoAsksForIt(t *testing.T) {
+	dead := procid.Self()
+	dead.Start++ // a process with this pid, but not this one
+	elsewhere := dead
+	elsewhere.BootID, elsewhere.Host = "another", "laptop"
+	for _, c := range []struct {
+		name    string
+		process procid.ID
+		q       environment.LockRequest
+		says    string // empty: the lock is taken
+	}{
+		{"dead, asked for", dead, environment.LockRequest{TakeDead: true}, ""},
+		{"dead", dead, environment.LockRequest{}, "has ended: carry on what it did with `hmctl deploy --resume`"},
+		{"alive", procid.Self(), environment.LockRequest{TakeDead: true}, "stop it with `hmctl abort`"},
+		{"elsewhere", elsewhere, environment.LockRequest{TakeDead: true}, "on laptop is dead the lock is free at 20"},
+		{"unknown", procid.ID{}, environment.LockRequest{TakeDead: true}, "if its process is dead the lock is free at 20"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := open(t, newBucket())
+			held, err := r.Lock(t.Context(), environment.LockRequest{Holder: "anna", Reason: "deploy v1", TTL: time.Minute, Process: c.process})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = held.Unlock(t.Context()) }()
+			c.q.Holder = "bert"
+			second, err := r.Lock(t.Context(), c.q)
+			switch {
+			case c.says == "" && err != nil:
+				t.Fatal(err)
+			case c.says == "":
+				if second.TookOver().Holder != "anna" {
+					t.Errorf("took over %+v", second.TookOver())
+				}
+				if err := second.Unlock(t.Context()); err != nil {
+					t.Error(err)
+				}
+			case !errors.Is(err, environment.ErrLocked) || !strings.Contains(err.Error(), c.says):
+				t.Errorf("got %v, want it to say %q", err, c.says)
+			}
+		})
+	}
+}
+
+// TestLock_TellsWhatItsHolderDoes also when heartbeats go out at the same time.
+func TestLock_TellsWhatItsHolderDoes(t *testing.T) {
+	r := open(t, newBucket())
+	h, err := r.Lock(t.Context(), environment.LockRequest{Holder: "anna", TTL: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := environment.Operation{RequestID: "r-1", Command: "CMD-AppDeploy", Purpose: "deploy application"}
+	if err := h.SetOperation(want); err != nil {
+		t.Fatal(err)
+	}
+	first := h.Info()
+	for h.Info().Heartbeat.Equal(first.Heartbeat) && t.Context().Err() == nil { // a heartbeat comes by itself
+		time.Sleep(time.Millisecond)
+	}
+	l, err := r.LockState(t.Context())
+	if err != nil || l.Operation == nil || *l.Operation != want {
+		t.Errorf("the lock is %+v, %v", l, err)
+	}
+	taken, err := r.Lock(t.Context(), environment.LockRequest{Holder: "bert", TakeFrom: l.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-h.Context().Done()
+	if err := taken.Unlock(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"hostmanager/aws/objects"
 	"hostmanager/aws/queue"
 	"hostmanager/environment"
+	"hostmanager/internal/procid"
 	"hostmanager/protocol"
 )
 
@@ -74,6 +75,8 @@ type Fleet struct {
 
 	PickupWindow time.Duration // 0: DefaultPickupWindow
 	LockTTL      time.Duration // 0: environment.DefaultLockTTL
+
+	lock *environment.HeldLock // while an operation runs
 }
 
 // maxQueueName is the longest name SQS takes.
@@ -105,16 +108,22 @@ func now() time.Time { return time.Now().Round(0).UTC().Truncate(time.Millisecon
 
 // locked runs fn under the operation lock; fn's context ends when the lock is lost.
 func (f *Fleet) locked(ctx context.Context, reason string, fn func(ctx context.Context) error) error {
+	return f.lockedAs(ctx, environment.LockRequest{Reason: reason}, fn)
+}
+
+// lockedAs is locked with a say in which lock may be taken over.
+func (f *Fleet) lockedAs(ctx context.Context, q environment.LockRequest, fn func(ctx context.Context) error) error {
 	if err := f.validate(); err != nil {
 		return err
 	}
-	lock, err := f.Record.Lock(ctx, environment.LockRequest{Holder: f.Holder, Reason: reason, TTL: f.LockTTL})
+	q.Holder, q.TTL, q.Process = f.Holder, f.LockTTL, procid.Self()
+	lock, err := f.Record.Lock(ctx, q)
 	if err != nil {
 		return err
 	}
-	if dead := lock.TookOver(); dead.Held() {
-		f.say(protocol.Warn, "Took over the lock of %s (%s), whose last heartbeat was at %s.", dead.Holder, dead.Reason, dead.Heartbeat.Format(time.RFC3339))
-	}
+	f.sayTookOver(lock.TookOver())
+	f.lock = lock
+	defer func() { f.lock = nil }()
 	err = fn(lock.Context())
 	if lost := context.Cause(lock.Context()); errors.Is(lost, environment.ErrLockLost) {
 		// Whoever has the lock now may be at work: the record is theirs.
@@ -124,6 +133,16 @@ func (f *Fleet) locked(ctx context.Context, reason string, fn func(ctx context.C
 		return unlock
 	}
 	return err
+}
+
+func (f *Fleet) sayTookOver(dead environment.LockInfo) {
+	switch {
+	case !dead.Held():
+	case dead.HolderDead():
+		f.say(protocol.Warn, "Took over the lock of %s (%s), whose process %d on this host has ended.", dead.Holder, dead.Reason, dead.Process.PID)
+	default:
+		f.say(protocol.Warn, "Took over the lock of %s (%s), whose last heartbeat was at %s.", dead.Holder, dead.Reason, dead.Heartbeat.Format(time.RFC3339))
+	}
 }
 
 // say prints a sentence of our own.

@@ -20,7 +20,7 @@ type ResumeRequest struct {
 // Resume finishes, or gives up, the latest deployment from its record. One that has ended is ErrNothingToResume.
 func (f *Fleet) Resume(ctx context.Context, q ResumeRequest) (Report, error) {
 	var report Report
-	err := f.locked(ctx, "resume a deployment", func(ctx context.Context) error {
+	err := f.lockedAs(ctx, environment.LockRequest{Reason: "resume a deployment", TakeDead: true}, func(ctx context.Context) error {
 		o, err := f.unfinished(ctx)
 		if err != nil {
 			return err

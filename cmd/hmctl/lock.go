@@ -47,7 +47,8 @@ func newUnlockCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unlock",
 		Short: "Release the environment's lock",
-		Long: `Release the environment's lock: your own, or one whose holder has died. With --force also someone else's, or that of an
+		Long: `Release the environment's lock: your own, or one whose holder has died (its process on this host has ended, or it has been
+silent for too long). With --force also someone else's, or that of an
 operation that still runs, which then stops at its next heartbeat.`,
 		Example: "  hmctl unlock --environment e-1 --bucket my-environments\n  hmctl unlock --force",
 		Args:    cobra.NoArgs,
@@ -70,7 +71,7 @@ func runUnlock(cmd *cobra.Command, at connection, force bool) error {
 		info, err = f.Record.BreakLock(cmd.Context())
 	case err != nil:
 		return fmt.Errorf("%w; `hmctl unlock --force` replaces it", err)
-	case info.Held() && !mine && !info.Expired(time.Now()):
+	case info.Held() && !mine && !info.Expired(time.Now()) && !info.HolderDead():
 		return cli.Usage(&environment.LockedError{EnvironmentID: f.Record.EnvironmentID(), Lock: info})
 	case info.Held():
 		err = f.Record.ReleaseLock(cmd.Context(), info.ID)

@@ -107,8 +107,8 @@ func printStatus(p *cli.Printer, s statusLine, now time.Time) {
 	printLock(p, s.Lock, now)
 	if d := s.Deployment; d != nil {
 		p.Text("Last deployment: %d (%s, %s) by %s %s ago: %s%s", d.ID, d.VersionLabel, d.Command, d.Holder, age(now, d.StartedAt), d.State, after(d.Failure))
-		if !d.State.Terminal() && s.Lock == nil {
-			p.Text("                 unfinished: `hmctl deploy --resume` finishes it")
+		if !d.State.Terminal() && !alive(s.Lock, now) {
+			p.Text("                 unfinished: `hmctl deploy --resume` finishes it, `hmctl abort` takes it back")
 		}
 	}
 	p.Text("Instances:       %d", len(s.Instances))
@@ -136,10 +136,17 @@ func (i instanceLine) remark() string {
 	return remark
 }
 
+// alive tells whether somebody holds the lock who may still be at work.
+func alive(l *environment.LockInfo, now time.Time) bool {
+	return l != nil && !l.Expired(now) && !l.HolderDead()
+}
+
 func printLock(p *cli.Printer, l *environment.LockInfo, now time.Time) {
 	switch {
 	case l == nil:
 		p.Text("Lock:            free")
+	case l.HolderDead():
+		p.Text("Lock:            %s (%s), DEAD: its process %d on this host has ended", l.Holder, l.Reason, l.Process.PID)
 	case l.Expired(now):
 		p.Text("Lock:            %s (%s), DEAD since %s ago", l.Holder, l.Reason, age(now, l.Heartbeat))
 	default:

@@ -10,6 +10,7 @@ import (
 
 	"hostmanager/environment"
 	"hostmanager/internal/cli"
+	"hostmanager/internal/procid"
 )
 
 func TestStatus_TellsOfApplicationsThatAreNotWell(t *testing.T) {
@@ -54,6 +55,36 @@ func TestStatus_TellsOfApplicationsThatAreNotWell(t *testing.T) {
 		got := strings.Join(strings.Fields(strings.Replace(lines[len(lines)-1], " (deployment 0, serial 0)", "", 1)), " ")
 		if got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// TestStatus_SaysWhatIsUnfinished also where a lock stands that nobody renews.
+func TestStatus_SaysWhatIsUnfinished(t *testing.T) {
+	now := time.Now()
+	beat := func(ago time.Duration) *environment.LockInfo {
+		return &environment.LockInfo{ID: "x", Holder: "anna", Heartbeat: now.Add(-ago), Expires: now.Add(-ago + 2*time.Minute), Process: procid.Self()}
+	}
+	dead := beat(time.Second)
+	dead.Process.Start++
+	for _, c := range []struct {
+		name  string
+		lock  *environment.LockInfo
+		state environment.State
+		want  bool
+	}{
+		{"no lock", nil, environment.Running, true},
+		{"expired", beat(time.Hour), environment.Running, true},
+		{"holder dead", dead, environment.Running, true},
+		{"at work", beat(time.Second), environment.Running, false},
+		{"ended", nil, environment.Failed, false},
+	} {
+		var out bytes.Buffer
+		cmd := &cobra.Command{}
+		cmd.SetOut(&out)
+		printStatus(cli.PrinterFor(cmd), statusLine{Lock: c.lock, Deployment: &environment.Deployment{State: c.state}}, now)
+		if got := strings.Contains(out.String(), "unfinished: `hmctl deploy --resume`"); got != c.want {
+			t.Errorf("%s: says unfinished %t, want %t:\n%s", c.name, got, c.want, out.String())
 		}
 	}
 }

@@ -1,0 +1,54 @@
+package procid_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"testing"
+
+	"hostmanager/internal/procid"
+)
+
+func TestDead_IsSaidOnlyOfWhatIsProven(t *testing.T) {
+	self := procid.Self()
+	if self.PID != os.Getpid() || self.Start == 0 || self.BootID == "" || self.PIDNamespace == "" {
+		t.Fatalf("Self is %+v", self)
+	}
+	child := exec.CommandContext(t.Context(), "sleep", "1000")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Process.Kill()
+	_ = child.Wait()
+	gone := self
+	gone.PID = child.Process.Pid
+	for name, c := range map[string]struct {
+		change func(*procid.ID)
+		want   bool
+	}{
+		"this process":                   {func(*procid.ID) {}, false},
+		"its pid with another start":     {func(i *procid.ID) { i.Start++ }, true},
+		"a process that ended":           {func(i *procid.ID) { *i = gone }, true},
+		"one of another boot":            {func(i *procid.ID) { *i = gone; i.BootID = "x" }, false},
+		"one of another namespace":       {func(i *procid.ID) { *i = gone; i.PIDNamespace = "pid:[1]" }, false},
+		"nothing known":                  {func(i *procid.ID) { *i = procid.ID{} }, false},
+		"one of another host, same name": {func(i *procid.ID) { *i = gone; i.BootID, i.PIDNamespace = "", "" }, false},
+	} {
+		id := self
+		c.change(&id)
+		if got := id.Dead(); got != c.want {
+			t.Errorf("%s: dead %t, want %t (%+v)", name, got, c.want, id)
+		}
+	}
+}
+
+func TestID_TravelsAsJSON(t *testing.T) {
+	b, err := json.Marshal(procid.Self())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back procid.ID
+	if err := json.Unmarshal(b, &back); err != nil || back != procid.Self() {
+		t.Errorf("%s came back as %+v, %v", b, back, err)
+	}
+}
