@@ -74,7 +74,8 @@ type Server struct {
 	ln     net.Listener
 	done   chan struct{} // closed when Serve has returned
 	closed bool
-	active sync.WaitGroup // requests being answered
+	unused map[net.Conn]struct{} // accepted, with no request yet
+	active sync.WaitGroup        // requests being answered
 }
 
 // New builds a server; Start makes it listen. It may also be used without
@@ -84,7 +85,7 @@ func New(o Options) (*Server, error) {
 	if err := loopback(o.Addr); err != nil {
 		return nil, err
 	}
-	s := &Server{addr: o.Addr, log: o.Log, clock: o.Clock, faults: newFaults(o.Seed), closing: make(chan struct{})}
+	s := &Server{addr: o.Addr, log: o.Log, clock: o.Clock, faults: newFaults(o.Seed), closing: make(chan struct{}), unused: map[net.Conn]struct{}{}}
 	for _, f := range o.Faults {
 		if _, err := s.Inject(f); err != nil {
 			return nil, err
@@ -144,6 +145,7 @@ func (s *Server) Start() error {
 	s.http = &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: readHeaderTimeout,
+		ConnState:         s.note,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	go func(srv *http.Server) {
@@ -173,6 +175,9 @@ func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	srv, done := s.http, s.done
+	for conn := range s.unused {
+		_ = conn.Close()
+	}
 	s.mu.Unlock()
 	var err error
 	if srv != nil {
@@ -186,6 +191,22 @@ func (s *Server) Close() error {
 	s.active.Wait()
 	s.sqs.wait()
 	return err
+}
+
+// note keeps the connections that a client dialled and then did not need:
+// Shutdown would wait seconds for their first request.
+func (s *Server) note(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state != http.StateNew {
+		delete(s.unused, conn)
+		return
+	}
+	if s.closed {
+		_ = conn.Close()
+		return
+	}
+	s.unused[conn] = struct{}{}
 }
 
 // enter counts a request; none is let in after Close.
@@ -221,6 +242,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.active.Done()
+	w.Header().Set("Date", s.clock.Now().UTC().Format(http.TimeFormat))
 	call, handler := Call{Request: r}, http.Handler(nil)
 	if target := r.Header.Get("X-Amz-Target"); target != "" {
 		call.Op = "SQS." + strings.TrimPrefix(target, sqsTarget)
