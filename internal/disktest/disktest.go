@@ -1,0 +1,126 @@
+// Package disktest gives tests a real small file system of their own, and fills it. Only tests import it.
+package disktest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options of a file system.
+type Options struct {
+	Bytes  int64 // of the image; some of it is the file system's own
+	Inodes int64 // 0: as mkfs thinks
+}
+
+// Mount makes an ext4 file system in a file and mounts it until the test's end. Where that cannot be done the test is skipped, and fails in CI.
+func Mount(t testing.TB, o Options) string {
+	t.Helper()
+	cannot := func(format string, args ...any) {
+		t.Helper()
+		text := "a loop-mounted ext4 is needed here: " + fmt.Sprintf(format, args...)
+		if os.Getenv("CI") == "true" {
+			t.Fatal(text)
+		}
+		t.Skip(text)
+	}
+	if os.Geteuid() != 0 {
+		cannot("run as root")
+	}
+	dir := t.TempDir()
+	image, mount := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")
+	f, err := os.OpenFile(image, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(o.Bytes), f.Close(), os.Mkdir(mount, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	mkfs := []string{"-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"}
+	if o.Inodes > 0 {
+		mkfs = append(mkfs, "-N", fmt.Sprint(o.Inodes))
+	}
+	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", append(mkfs, image)...).CombinedOutput(); err != nil {
+		cannot("mkfs.ext4: %v: %s", err, strings.TrimSpace(string(out)))
+	}
+	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop", image, mount).CombinedOutput(); err != nil {
+		cannot("mount: %v: %s", err, strings.TrimSpace(string(out)))
+	}
+	t.Cleanup(func() { // the loop device goes with the mount
+		if err := unix.Unmount(mount, 0); err != nil {
+			t.Errorf("unmount %s: %v; it is detached instead", mount, err)
+			if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil {
+				t.Errorf("detach %s: %v", mount, err)
+			}
+		}
+	})
+	return mount
+}
+
+// Fill writes to the file at path until only left bytes are free on its file system, 0 for the last block.
+func Fill(t testing.TB, path string, left int64) {
+	t.Helper()
+	if err := fill(path, left); err != nil {
+		t.Fatalf("fill %s: %v", path, err)
+	}
+}
+
+func fill(path string, left int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for size := int64(1 << 20); size >= 512; {
+		if left > 0 {
+			var st unix.Statfs_t
+			if err := errors.Join(f.Sync(), unix.Fstatfs(int(f.Fd()), &st)); err != nil {
+				return err
+			}
+			over := int64(st.Bfree)*st.Bsize - left
+			if over < st.Bsize {
+				return f.Sync()
+			}
+			size = min(size, over)
+		}
+		_, err := f.Write(make([]byte, size))
+		switch {
+		case errors.Is(err, syscall.ENOSPC):
+			size /= 2
+		case err != nil:
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+// FillInodes makes empty files in the new folder dir until only left inodes are free.
+func FillInodes(t testing.TB, dir string, left int64) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; ; n++ {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		if int64(st.Ffree) <= left {
+			return
+		}
+		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprint(n)), os.O_CREATE|os.O_WRONLY, 0o600)
+		if errors.Is(err, syscall.ENOSPC) {
+			return
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
