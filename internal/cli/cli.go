@@ -126,7 +126,24 @@ func prepare(root *cobra.Command, s Streams) {
 		help(c, args)
 		fmt.Fprint(c.OutOrStdout(), "\n", ExitStatusHelp)
 	})
+	addVersionFlag(root)
 	markRan(root)
+}
+
+// addVersionFlag makes --version do what the verb version does. cobra's own flag would bring a template.
+func addVersionFlag(root *cobra.Command) {
+	i := slices.IndexFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == "version" })
+	if i < 0 || root.RunE != nil {
+		return
+	}
+	verb := root.Commands()[i]
+	asked := root.Flags().Bool("version", false, "show which build this is")
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if *asked {
+			return verb.RunE(cmd, args)
+		}
+		return cmd.Help()
+	}
 }
 
 func markRan(cmd *cobra.Command) {

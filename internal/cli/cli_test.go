@@ -77,6 +77,18 @@ func TestHelp_HasExampleAndExitStatus(t *testing.T) {
 	}
 }
 
+func TestRun_WithoutAVerbShowsTheHelp(t *testing.T) {
+	root := newRoot(nil)
+	root.AddCommand(cli.VersionCommand("prog"))
+	var out bytes.Buffer
+	if got := cli.Run(t.Context(), root, nil, cli.Streams{Out: &out, Err: &out}); got != 0 || !strings.Contains(out.String(), "--version") {
+		t.Errorf("exit status %d:\n%s", got, out.String())
+	}
+	if got := cli.Run(t.Context(), root, []string{"vreb"}, cli.Streams{Out: &out, Err: &out}); got != 2 {
+		t.Errorf("unknown verb: exit status %d", got)
+	}
+}
+
 func TestCheckVerb_NamesWhatIsMissing(t *testing.T) {
 	root := newRoot(nil)
 	for _, v := range cli.Verbs(root) {
@@ -101,7 +113,7 @@ func TestPrinter_RefusesWhatIsNoObject(t *testing.T) {
 }
 
 func TestVersionCommand_NamesProgramAndBuild(t *testing.T) {
-	for _, args := range [][]string{{"version"}, {"version", "--json"}} {
+	for _, args := range [][]string{{"version"}, {"version", "--json"}, {"--version"}, {"--version", "--json"}} {
 		root := newRoot(nil)
 		root.AddCommand(cli.VersionCommand("prog"))
 		var out bytes.Buffer
