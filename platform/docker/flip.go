@@ -61,19 +61,12 @@ func (p *Platform) flip(ctx context.Context, c *hooks.Call, newTree bool) error 
 	if err := p.fault("flip.saved"); err != nil {
 		return err
 	}
-	// From here on the Engine brings it back after a crash of its own or of the machine.
-	if err := p.setRestart(ctx, st.New); err != nil {
-		return err
-	}
-	target := next.target()
-	target.Check = st.Check
-	if err := p.swap(ctx, target, generation); err != nil {
-		return err
-	}
-	if err := p.fault("flip.swapped"); err != nil {
-		return err
-	}
-	if err := p.persistFlip(ctx, st, next); err != nil {
+	// Two thirds of a flip are the Engine's: it is told what it must know while the valve is switched and the files are written.
+	engine, engineCtx := errgroup.WithContext(ctx)
+	engine.Go(func() error { return p.setRestart(engineCtx, st.New) })
+	err = p.takeOver(ctx, st, next, generation, engine)
+	// Before the old container loses anything: from here on the Engine brings the new one back after a crash of its own or of the machine.
+	if err := errors.Join(err, engine.Wait()); err != nil {
 		return err
 	}
 	if err := p.fault("flip.persisted"); err != nil {
@@ -166,17 +159,28 @@ func (p *Platform) setRestart(ctx context.Context, id string) error {
 	return nil
 }
 
-// persistFlip writes down that the new container serves, and has the Engine tag its image meanwhile.
-func (p *Platform) persistFlip(ctx context.Context, st flipState, next instance) error {
-	var g errgroup.Group
-	g.Go(func() error {
-		if err := p.cli.ImageTag(ctx, st.NewImage, p.names.current()); err != nil {
-			return fmt.Errorf("tag current image: %w", err)
-		}
-		return nil
-	})
-	g.Go(func() error { return p.writeFlip(st, next) })
-	return g.Wait()
+// takeOver switches the valve and writes down that the new container serves; engine has its image's names follow. All of that an undo takes back
+// from wherever it came to.
+func (p *Platform) takeOver(ctx context.Context, st flipState, next instance, generation uint64, engine *errgroup.Group) error {
+	target := next.target()
+	target.Check = st.Check
+	if err := p.swap(ctx, target, generation); err != nil {
+		return err
+	}
+	if err := p.fault("flip.swapped"); err != nil {
+		return err
+	}
+	engine.Go(func() error { return p.renameImage(ctx, st.NewImage) })
+	return p.writeFlip(st, next)
+}
+
+// renameImage makes the staging image the current one. The current name comes first: the Engine does not take the only name from an image that a
+// container uses.
+func (p *Platform) renameImage(ctx context.Context, id string) error {
+	if err := p.cli.ImageTag(ctx, id, p.names.current()); err != nil {
+		return fmt.Errorf("tag current image: %w", err)
+	}
+	return p.untag(ctx, p.names.staging())
 }
 
 // writeFlip writes the files. The id file comes before those that describe it: it is what Recover goes by.
@@ -203,7 +207,7 @@ func (p *Platform) writeFlip(st flipState, next instance) error {
 	return p.fault("flip.linked")
 }
 
-// retire drains the container that served, has it stopped, and forgets the staging names. Nothing goes to the old container any more, so nobody
+// retire drains the container that served, has it stopped, and forgets what was staged. Nothing goes to the old container any more, so nobody
 // waits for it to stop.
 func (p *Platform) retire(ctx context.Context, c *hooks.Call, st flipState) error {
 	if st.Old != "" && st.OldTarget.Addr != "" {
@@ -225,12 +229,7 @@ func (p *Platform) retire(ctx context.Context, c *hooks.Call, st flipState) erro
 	if err := p.fault("flip.stopping"); err != nil {
 		return err
 	}
-	var g errgroup.Group
-	g.Go(func() error { return p.untag(ctx, p.names.staging()) })
-	g.Go(func() error {
-		return errors.Join(writeState(p.root.StagingContainerID(), ""), writeState(p.root.StagingImageID(), ""))
-	})
-	return g.Wait()
+	return errors.Join(writeState(p.root.StagingContainerID(), ""), writeState(p.root.StagingImageID(), ""))
 }
 
 // stop stops a container of ours, if there is one of that id. One that is being stopped already is waited for.

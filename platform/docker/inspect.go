@@ -32,6 +32,7 @@ type instance struct {
 	finished time.Time
 	restarts int
 	created  bool // never started
+	lasting  bool // the Engine starts it again after a reboot
 }
 
 // find returns a container by id or name. A missing one is reported by ok; one that is not ours is errNotOurs.
@@ -58,6 +59,7 @@ func (p *Platform) instanceOf(found container.InspectResponse) instance {
 		id: found.ID, image: found.Image, release: labels[labelRelease], labels: labels,
 		running: found.State.Running && !found.State.Restarting, exitCode: found.State.ExitCode, oom: found.State.OOMKilled,
 		restarts: found.RestartCount, created: found.State.Status == container.StateCreated,
+		lasting: found.HostConfig != nil && found.HostConfig.RestartPolicy.Name == container.RestartPolicyUnlessStopped,
 	}
 	in.started, _ = time.Parse(time.RFC3339Nano, found.State.StartedAt)
 	in.finished, _ = time.Parse(time.RFC3339Nano, found.State.FinishedAt)

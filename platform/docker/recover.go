@@ -52,6 +52,11 @@ func (p *Platform) recoverCurrent(ctx context.Context) error {
 			return fmt.Errorf("start container %s: %w", shortID(in.id), err)
 		}
 	}
+	if !in.lasting { // a flip was cut short, and what served before is gone
+		if err := p.setRestart(ctx, in.id); err != nil {
+			return err
+		}
+	}
 	return p.recoverTarget(ctx, in)
 }
 
