@@ -147,7 +147,7 @@ func (j *Journal) replace(next *state, fill func(put func([]byte) error) error) 
 	if j.file != nil {
 		_ = j.file.Close()
 	}
-	j.file, j.size, j.format, j.state = f, size, format, next
+	j.file, j.size, j.format, j.state, j.allocated = f, size, format, next, size
 	f = nil
 	if err := atomicfile.SyncDir(filepath.Dir(j.path)); err != nil {
 		return j.breakOff(err) // after a power loss the old name could be back, without what is appended from here on

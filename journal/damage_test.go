@@ -333,48 +333,6 @@ func checkPrefix(t *testing.T, path string, lastN, lastI int) {
 	}
 }
 
-// smallDisk mounts a disk of 64 KiB.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("mount a small disk: %v", err)
-		}
-		t.Skipf("no right to mount a small disk here: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
-
-func TestAppend_DiskFull(t *testing.T) {
-	dir := smallDisk(t)
-	path := filepath.Join(dir, "journal")
-	j := open(t, path, nil)
-	var err error
-	n := 0
-	for ; err == nil && n < 1000; n++ {
-		err = j.Append(journal.Record{Type: journal.Accepted, Command: fmt.Sprint("c", n), Payload: raw(`"` + strings.Repeat("x", 700) + `"`)})
-	}
-	if !errors.Is(err, journal.ErrBroken) || !errors.Is(err, unix.ENOSPC) {
-		t.Fatalf("after %d records: %v", n, err)
-	}
-	if err := j.Append(life("more")[0]); !errors.Is(err, journal.ErrBroken) {
-		t.Errorf("a broken journal took a record: %v", err)
-	}
-	if j.Broken() == nil || j.Compact(day) == nil {
-		t.Error("a broken journal was compacted")
-	}
-	if got := len(j.Commands()); got != n-1 {
-		t.Errorf("%d commands known, %d were acknowledged", got, n-1)
-	}
-	_ = j.Close()
-	var e events
-	if got := open(t, path, &e).Commands(); len(got) != n-1 { // opens on the full disk: a cut needs no room
-		t.Errorf("%d commands after opening again, %d were acknowledged; %s", len(got), n-1, e.String())
-	}
-}
-
 func TestCompact_WithoutRoomKeepsTheOldFileInUse(t *testing.T) {
 	dir := smallDisk(t)
 	path := filepath.Join(dir, "journal")

@@ -29,7 +29,8 @@
 // # Invariants
 //
 //   - A record is in the file, whole and synced, before Append returns nil. One Append is one write and one fdatasync.
-//   - After a write or sync that failed nothing is appended any more: what the file holds is unknown until it is opened again.
+//   - After a write or sync that failed nothing is appended any more: what the file holds is unknown until it is opened again. Only a write
+//     that found no room is no such failure: what it left is cut off, nothing was synced, and the record can be appended again.
 //   - An unfinished frame at the end (a crash in a write) is cut at Open, with an event. Damage anywhere else sets the file aside as
 //     journal.quarantine-<time>, with an event; a new one keeps what is still readable, and every command without a known result is marked
 //     Lost and stripped of its steps: nobody may undo a step on half a record of it.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/disk"
 	"hostmanager/protocol"
 )
 
@@ -27,6 +28,8 @@ var (
 	ErrKnown = errors.New("command was accepted before")
 	// ErrUnknown is returned by Append for a record of a command that was never accepted.
 	ErrUnknown = errors.New("command was never accepted")
+	// ErrFull is returned by Append where the file system has no room for the record. The journal is as it was, and the call can be made again.
+	ErrFull = errors.New("no room for the journal")
 	// ErrTooLarge is returned by Append for a record over MaxRecord.
 	ErrTooLarge = errors.New("record is larger than a journal frame holds")
 )
@@ -39,6 +42,9 @@ const (
 
 	// compactFloor is the file size from which Open compacts: rewriting less gains nothing and makes every start wait for the disk.
 	compactFloor = 64 << 10
+
+	// ahead is how much room the file keeps behind its end: what one command writes fits, also where others took all the rest.
+	ahead = 256 << 10
 )
 
 // Options of Open. InstanceID is required, the rest has defaults.
@@ -48,6 +54,8 @@ type Options struct {
 	OnEvent    func(protocol.Event) // what people must know: a cut, a quarantine. Called from Open only. Default: ignored
 	Now        func() time.Time     // default: time.Now
 	CompactAt  int64                // file size in bytes from which Append compacts; default DefaultCompactAt
+	// OnFull is called from Append where there is no room for a record; it may free some, and says whether trying once more makes sense.
+	OnFull func() bool
 	// KeepBytes bounds messages and results of sent commands kept at compaction, newest first; older ones keep identity and times only, so a
 	// duplicate is still known but its result no longer sent again. Default DefaultKeepBytes.
 	KeepBytes int64
@@ -62,6 +70,9 @@ func (o *Options) complete() error {
 	}
 	if o.OnEvent == nil {
 		o.OnEvent = func(protocol.Event) {}
+	}
+	if o.OnFull == nil {
+		o.OnFull = func() bool { return false }
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -84,6 +95,7 @@ type Journal struct {
 	mu        sync.Mutex
 	file      *os.File // at its end
 	size      int64
+	allocated int64 // blocks are there up to here, where the file system can do that
 	format    int
 	state     *state
 	compactAt int64 // size of the next compaction
@@ -198,8 +210,8 @@ func (j *Journal) event(severity protocol.Severity, msg string) {
 	j.opts.OnEvent(protocol.Event{Msg: msg, Severity: severity, Time: j.opts.Now()})
 }
 
-// Append writes a record and returns once it is durable. A zero Time means now. ErrKnown, ErrUnknown and ErrTooLarge leave the journal as it
-// was; after any error of the disk every further call returns ErrBroken.
+// Append writes a record and returns once it is durable. A zero Time means now. ErrKnown, ErrUnknown, ErrTooLarge and ErrFull leave the journal
+// as it was; after any other error of the disk every further call returns ErrBroken.
 func (j *Journal) Append(r Record) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -260,18 +272,43 @@ func (j *Journal) check(r Record) error {
 func (j *Journal) write(payload []byte) error {
 	j.frame = appendFrame(j.frame[:0], payload)
 	n := len(j.frame)
-	_, err := j.file.Write(j.frame)
+	err := j.put()
+	if errors.Is(err, ErrFull) && j.opts.OnFull() {
+		err = j.put()
+	}
 	if cap(j.frame) > windowSize {
 		j.frame = nil
 	}
 	if err != nil {
-		return j.breakOff(fmt.Errorf("write journal: %w", err))
+		return err
 	}
 	if err := unix.Fdatasync(int(j.file.Fd())); err != nil {
 		return j.breakOff(fmt.Errorf("sync journal: %w", err))
 	}
 	j.size += int64(n)
 	return nil
+}
+
+// put writes the frame at the end of the file. Where there is no room, what was written of it is cut off again.
+func (j *Journal) put() error {
+	if end := j.size + int64(len(j.frame)); end > j.allocated {
+		if unix.Fallocate(int(j.file.Fd()), unix.FALLOC_FL_KEEP_SIZE, j.size, end-j.size+ahead) == nil {
+			j.allocated = end + ahead
+		}
+	}
+	_, err := j.file.Write(j.frame)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("write journal: %w", err)
+	if !disk.Full(err) {
+		return j.breakOff(err)
+	}
+	if cut := j.file.Truncate(j.size); cut != nil {
+		return j.breakOff(errors.Join(err, cut))
+	}
+	j.allocated = j.size // the cut gives back what was kept behind the end
+	return fmt.Errorf("%w: %w", ErrFull, err)
 }
 
 // breakOff ends all writing. A failed sync may have dropped the pages it could not write, so trying again would report success for nothing.
