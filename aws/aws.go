@@ -6,6 +6,10 @@
 // the agent 1.7 MB of binary and 4 MB of memory; an operator, who needs those,
 // loads them with package profile and hands them in.
 //
+// It also holds what the adapters have in common against a bad day: the bounds
+// of every step of a connection, what errors mean, renewal of credentials, the
+// pace under throttling, and the service's clock.
+//
 // It may not know what is asked of AWS. Nothing here makes a request.
 package aws
 
@@ -34,6 +38,7 @@ type Options struct {
 	Region   string
 	Endpoint string
 	Config   *sdk.Config // from package profile; nil: the short way
+	Clock    *Clock      // hears the service's time; may be nil
 }
 
 // Resolve makes the configuration for a client of the service ("SQS", "S3").
@@ -63,6 +68,7 @@ func Resolve(o Options, service string) (sdk.Config, error) {
 			return cfg, err
 		}
 	}
+	cfg.HTTPClient = newLine(cfg.HTTPClient, o.Clock)
 	// What matters comes back as an error; the SDK's own lines would go to
 	// stderr past the log.
 	cfg.Logger = logging.Nop{}

@@ -124,7 +124,7 @@ func (p profile) credentials() (sdk.CredentialsProvider, error) {
 		return credentials.NewStaticCredentialsProvider(
 			p.values["aws_access_key_id"], p.values["aws_secret_access_key"], p.values["aws_session_token"]), nil
 	case p.values["credential_process"] != "":
-		return sdk.NewCredentialsCache(processcreds.NewProvider(p.values["credential_process"])), nil
+		return cached(keeping{processcreds.NewProvider(p.values["credential_process"])}), nil
 	}
 	for _, name := range []string{"sso_session", "sso_start_url", "role_arn", "web_identity_token_file", "login_session"} {
 		if p.values[name] != "" {
@@ -138,9 +138,9 @@ func (p profile) credentials() (sdk.CredentialsProvider, error) {
 		return nil, fmt.Errorf("AWS_WEB_IDENTITY_TOKEN_FILE is set: %w", ErrUnsupported)
 	}
 	if uri := containerURI(); uri != "" {
-		return sdk.NewCredentialsCache(endpointcreds.New(uri, containerToken)), nil
+		return cached(keeping{endpointcreds.New(uri, containerToken)}), nil
 	}
-	return sdk.NewCredentialsCache(ec2rolecreds.New(func(o *ec2rolecreds.Options) { o.Client = Metadata("", nil) })), nil
+	return cached(ec2rolecreds.New(func(o *ec2rolecreds.Options) { o.Client = Metadata("", nil) })), nil
 }
 
 func containerURI() string {

@@ -1,12 +1,8 @@
 package objects
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"strings"
-
-	"github.com/aws/smithy-go"
 
 	hostaws "hostmanager/aws"
 )
@@ -24,38 +20,20 @@ var (
 	// ErrTooLarge: the object is larger than the caller accepts.
 	ErrTooLarge = errors.New("object is too large")
 	// ErrAccessDenied: the credentials do not allow the operation.
-	ErrAccessDenied = errors.New("access denied")
+	ErrAccessDenied = hostaws.ErrAccessDenied
 	// ErrInvalid: S3 refuses the request as it stands.
-	ErrInvalid = errors.New("request is not valid")
+	ErrInvalid = hostaws.ErrInvalid
 	// ErrThrottled: S3 still asks for fewer requests after the SDK's retries.
-	ErrThrottled = errors.New("throttled")
+	ErrThrottled = hostaws.ErrThrottled
 	// ErrUnavailable: no answer, a broken or damaged answer, or a 5xx after
 	// the retries.
-	ErrUnavailable = errors.New("S3 is not available")
+	ErrUnavailable = hostaws.ErrUnavailable
 	// ErrNoRegion: nothing says which region to talk to.
 	ErrNoRegion = hostaws.ErrNoRegion
 )
 
-// Error is a failed operation.
-type Error struct {
-	Op     string // a verb phrase: "get range of"
-	Bucket string
-	Key    string // empty when it was about the bucket
-	Kind   error  // one of the sentinels above, or context.Canceled or DeadlineExceeded
-	Reason error  // what the SDK said
-}
-
-func (e *Error) Error() string {
-	at := strings.TrimSuffix("s3://"+e.Bucket+"/"+e.Key, "/")
-	var api smithy.APIError
-	if errors.As(e.Reason, &api) {
-		return strings.TrimSuffix(fmt.Sprintf("%s %s: %v: %s", e.Op, at, e.Kind, api.ErrorMessage()), ": ")
-	}
-	return fmt.Sprintf("%s %s: %v: %v", e.Op, at, e.Kind, e.Reason)
-}
-
-// Unwrap gives the kind and the SDK's error to errors.Is and errors.As.
-func (e *Error) Unwrap() []error { return []error{e.Kind, e.Reason} }
+// Error is a failed operation; On is s3://bucket/key.
+type Error = hostaws.Error
 
 // Permanent reports that the same call will fail again however often it is
 // made, until somebody changes something. The end of a context is not
@@ -76,51 +54,31 @@ func wrap(op, bucket, key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Op: op, Bucket: bucket, Key: key, Kind: kind(err), Reason: err}
+	return &Error{Op: op, On: at(bucket, key), Kind: hostaws.Judge(err, kindOfCode, kindOfStatus), Reason: err}
 }
 
-func kind(err error) error {
-	switch {
-	case errors.Is(err, context.Canceled):
-		return context.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		return context.DeadlineExceeded
-	}
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		if k, ok := kindOfCode(api.ErrorCode()); ok {
-			return k
-		}
-	}
-	// Answers to HEAD carry no code, only a status.
-	var status interface{ HTTPStatusCode() int }
-	if errors.As(err, &status) {
-		return kindOfStatus(status.HTTPStatusCode())
-	}
-	return ErrUnavailable
-}
+// at names an object, or a bucket where there is no key.
+func at(bucket, key string) string { return strings.TrimSuffix("s3://"+bucket+"/"+key, "/") }
 
-func kindOfCode(code string) (error, bool) {
+func kindOfCode(code string) error {
 	switch code {
 	case "NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound", "NoSuchUpload":
-		return ErrNotFound, true
+		return ErrNotFound
 	case "PreconditionFailed":
-		return ErrPrecondition, true
+		return ErrPrecondition
 	case "ConditionalRequestConflict", "OperationAborted":
-		return ErrConflict, true
-	case "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "AccountProblem",
-		"BucketAlreadyExists":
-		return ErrAccessDenied, true
-	case "SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests":
-		return ErrThrottled, true
-	case "RequestTimeout", "InternalError", "ExpiredToken", "RequestTimeTooSkewed", "BadDigest", "IncompleteBody",
-		"XAmzContentSHA256Mismatch":
-		// A later try, fresh credentials or a body that arrives whole may do.
-		return ErrUnavailable, true
+		return ErrConflict
+	case "AllAccessDisabled", "AccountProblem", "BucketAlreadyExists":
+		return ErrAccessDenied
+	case "SlowDown", "ServiceUnavailable":
+		return ErrThrottled
+	case "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch":
+		return ErrUnavailable // a body that arrives whole may do
 	}
-	return nil, false
+	return nil
 }
 
+// kindOfStatus is for answers without a code: those to HEAD have none.
 func kindOfStatus(status int) error {
 	switch {
 	case status == 404:
@@ -136,5 +94,5 @@ func kindOfStatus(status int) error {
 	case status >= 400 && status < 500:
 		return ErrInvalid
 	}
-	return ErrUnavailable
+	return nil
 }

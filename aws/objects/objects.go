@@ -38,12 +38,28 @@ type Options struct {
 	// Config is what package aws/profile loaded. Nil: what package aws finds,
 	// which is enough on an instance.
 	Config *aws.Config
+	// Clock hears the service's time; may be nil.
+	Clock *hostaws.Clock
 }
 
 // Client talks to S3. It is safe for concurrent use.
 type Client struct {
-	s3     *s3.Client
-	region string
+	s3          *s3.Client
+	region      string
+	credentials aws.CredentialsProvider
+	pace        hostaws.Pace
+}
+
+// call makes one operation in its turn, with fresh credentials where those it
+// had have expired.
+func call[T any](ctx context.Context, c *Client, do func() (T, error)) (T, error) {
+	if err := c.pace.Wait(ctx); err != nil {
+		var none T
+		return none, err
+	}
+	out, err := hostaws.Renewed(c.credentials, do)
+	c.pace.Done(err != nil && hostaws.Judge(err, kindOfCode, kindOfStatus) == ErrThrottled)
+	return out, err
 }
 
 // Info describes a stored object.
@@ -84,7 +100,7 @@ func New(_ context.Context, o Options) (*Client, error) {
 		// Buckets of a server of one's own have no DNS names.
 		s.UsePathStyle = s.BaseEndpoint != nil
 	})
-	return &Client{s3: client, region: cfg.Region}, nil
+	return &Client{s3: client, region: cfg.Region, credentials: cfg.Credentials}, nil
 }
 
 // SDK is for aws/objects/upload, which drives the SDK's transfer machinery.
@@ -97,8 +113,10 @@ func (c *Client) Head(ctx context.Context, bucket, key string) (Info, error) {
 
 // HeadRef describes one version of an object.
 func (c *Client) HeadRef(ctx context.Context, ref Ref) (Info, error) {
-	out, err := c.s3.HeadObject(ctx, &s3.HeadObjectInput{
-		Bucket: &ref.Bucket, Key: &ref.Key, VersionId: optional(ref.VersionID), IfMatch: optional(ref.ETag),
+	out, err := call(ctx, c, func() (*s3.HeadObjectOutput, error) {
+		return c.s3.HeadObject(ctx, &s3.HeadObjectInput{
+			Bucket: &ref.Bucket, Key: &ref.Key, VersionId: optional(ref.VersionID), IfMatch: optional(ref.ETag),
+		})
 	})
 	if err != nil {
 		return Info{}, wrap("head", ref.Bucket, ref.Key, err)
@@ -121,8 +139,8 @@ func (c *Client) Get(ctx context.Context, bucket, key string, limit int64) ([]by
 }
 
 func (c *Client) get(ctx context.Context, bucket, key string, limit int64) ([]byte, Info, error) {
-	out, err := c.s3.GetObject(ctx, &s3.GetObjectInput{
-		Bucket: &bucket, Key: &key, ChecksumMode: types.ChecksumModeEnabled,
+	out, err := call(ctx, c, func() (*s3.GetObjectOutput, error) {
+		return c.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key, ChecksumMode: types.ChecksumModeEnabled})
 	})
 	if err != nil {
 		return nil, Info{}, wrap("get", bucket, key, err)
@@ -148,7 +166,7 @@ func (c *Client) get(ctx context.Context, bucket, key string, limit int64) ([]by
 
 func tooLarge(bucket, key string, size, limit int64) error {
 	return &Error{
-		Op: "get", Bucket: bucket, Key: key, Kind: ErrTooLarge,
+		Op: "get", On: at(bucket, key), Kind: ErrTooLarge,
 		Reason: fmt.Errorf("%d bytes, at most %d are read", size, limit),
 	}
 }
@@ -165,13 +183,15 @@ func (c *Client) GetRange(ctx context.Context, bucket, key, etag string, off, n 
 func (c *Client) GetRangeRef(ctx context.Context, ref Ref, off, n int64) (io.ReadCloser, error) {
 	if off < 0 || n <= 0 {
 		return nil, &Error{
-			Op: "get range of", Bucket: ref.Bucket, Key: ref.Key, Kind: ErrInvalid,
+			Op: "get range of", On: at(ref.Bucket, ref.Key), Kind: ErrInvalid,
 			Reason: fmt.Errorf("no such range: %d bytes from %d", n, off),
 		}
 	}
-	out, err := c.s3.GetObject(ctx, &s3.GetObjectInput{
-		Bucket: &ref.Bucket, Key: &ref.Key, VersionId: optional(ref.VersionID), IfMatch: optional(ref.ETag),
-		Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+n-1)),
+	out, err := call(ctx, c, func() (*s3.GetObjectOutput, error) {
+		return c.s3.GetObject(ctx, &s3.GetObjectInput{
+			Bucket: &ref.Bucket, Key: &ref.Key, VersionId: optional(ref.VersionID), IfMatch: optional(ref.ETag),
+			Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+n-1)),
+		})
 	})
 	if err != nil {
 		return nil, wrap("get range of", ref.Bucket, ref.Key, err)
@@ -205,14 +225,16 @@ func (c *Client) Put(ctx context.Context, bucket, key string, body []byte, cond 
 }
 
 func (c *Client) put(ctx context.Context, bucket, key string, body []byte, cond Condition) (string, error) {
-	in := &s3.PutObjectInput{
-		Bucket: &bucket, Key: &key, Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
-		ChecksumAlgorithm: types.ChecksumAlgorithmSha256, IfMatch: optional(cond.IfMatch),
-	}
-	if cond.IfNoneMatch {
-		in.IfNoneMatch = aws.String("*")
-	}
-	out, err := c.s3.PutObject(ctx, in)
+	out, err := call(ctx, c, func() (*s3.PutObjectOutput, error) {
+		in := &s3.PutObjectInput{
+			Bucket: &bucket, Key: &key, Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
+			ChecksumAlgorithm: types.ChecksumAlgorithmSha256, IfMatch: optional(cond.IfMatch),
+		}
+		if cond.IfNoneMatch {
+			in.IfNoneMatch = aws.String("*")
+		}
+		return c.s3.PutObject(ctx, in)
+	})
 	if err != nil {
 		return "", wrap("put", bucket, key, err)
 	}
@@ -224,7 +246,7 @@ func (c *Client) put(ctx context.Context, bucket, key string, body []byte, cond 
 func (c *Client) List(ctx context.Context, bucket, prefix string, fn func(Info) error) error {
 	pages := s3.NewListObjectsV2Paginator(c.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: optional(prefix)})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := call(ctx, c, func() (*s3.ListObjectsV2Output, error) { return pages.NextPage(ctx) })
 		if err != nil {
 			return wrap("list", bucket, prefix, err)
 		}
@@ -243,7 +265,9 @@ func (c *Client) List(ctx context.Context, bucket, prefix string, fn func(Info) 
 
 // Delete removes the object; one that is not there is no error.
 func (c *Client) Delete(ctx context.Context, bucket, key string) error {
-	_, err := c.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key})
+	_, err := call(ctx, c, func() (*s3.DeleteObjectOutput, error) {
+		return c.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key})
+	})
 	return wrap("delete", bucket, key, err)
 }
 

@@ -1,12 +1,7 @@
 package queue
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"strings"
-
-	"github.com/aws/smithy-go"
 
 	hostaws "hostmanager/aws"
 )
@@ -25,37 +20,21 @@ var (
 	ErrReceiptInvalid = errors.New("receipt handle is not valid")
 	// ErrInvalid: SQS refuses the request as it stands (a body too long or with
 	// characters it does not carry, an attribute out of range).
-	ErrInvalid = errors.New("request is not valid")
+	ErrInvalid = hostaws.ErrInvalid
 	// ErrAccessDenied: the credentials do not allow the operation.
-	ErrAccessDenied = errors.New("access denied")
+	ErrAccessDenied = hostaws.ErrAccessDenied
 	// ErrThrottled: SQS still asks for fewer requests after the SDK's retries.
-	ErrThrottled = errors.New("throttled")
+	ErrThrottled = hostaws.ErrThrottled
 	// ErrUnavailable: no answer, a broken answer, or a 5xx after the retries.
-	ErrUnavailable = errors.New("SQS is not available")
+	ErrUnavailable = hostaws.ErrUnavailable
 	// ErrNoRegion: nothing says which region to talk to.
 	ErrNoRegion = hostaws.ErrNoRegion
 
 	errNoAnswer = errors.New("no answer came")
 )
 
-// Error is a failed operation.
-type Error struct {
-	Op     string // a verb phrase: "send to"
-	Queue  string // the URL or name it was about
-	Kind   error  // one of the sentinels above, or context.Canceled or DeadlineExceeded
-	Reason error  // what the SDK said
-}
-
-func (e *Error) Error() string {
-	var api smithy.APIError
-	if errors.As(e.Reason, &api) {
-		return fmt.Sprintf("%s %s: %v: %s", e.Op, e.Queue, e.Kind, api.ErrorMessage())
-	}
-	return fmt.Sprintf("%s %s: %v: %v", e.Op, e.Queue, e.Kind, e.Reason)
-}
-
-// Unwrap gives the kind and the SDK's error to errors.Is and errors.As.
-func (e *Error) Unwrap() []error { return []error{e.Kind, e.Reason} }
+// Error is a failed operation; On is the queue's URL or name.
+type Error = hostaws.Error
 
 // Permanent reports that the same call will fail again however often it is
 // made, until somebody changes something. The end of a context is not
@@ -73,56 +52,34 @@ func wrap(op, queue string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Op: op, Queue: queue, Kind: kind(err), Reason: err}
+	return &Error{Op: op, On: queue, Kind: hostaws.Judge(err, kindOfCode, kindOfStatus(err)), Reason: err}
 }
 
-func kind(err error) error {
-	switch {
-	case errors.Is(err, context.Canceled):
-		return context.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		return context.DeadlineExceeded
+// kindOfStatus judges an answer of SQS; what is not SQS's, such as a proxy's
+// page, says nothing of the request.
+func kindOfStatus(err error) func(int) error {
+	return func(status int) error {
+		if hostaws.ErrorCode(err) != "" && status >= 400 && status < 500 {
+			return ErrInvalid
+		}
+		return nil
 	}
-	var api smithy.APIError
-	if !errors.As(err, &api) {
-		return ErrUnavailable
-	}
-	// The service spells a code in one of two ways, with and without its name
-	// before it.
-	code := api.ErrorCode()
-	if i := strings.LastIndexByte(code, '.'); i >= 0 {
-		code = code[i+1:]
-	}
-	if k, ok := kindOfCode(code); ok {
-		return k
-	}
-	var status interface{ HTTPStatusCode() int }
-	if errors.As(err, &status) && status.HTTPStatusCode() >= 400 && status.HTTPStatusCode() < 500 {
-		return ErrInvalid
-	}
-	return ErrUnavailable
 }
 
-func kindOfCode(code string) (error, bool) {
+func kindOfCode(code string) error {
 	switch code {
 	case "QueueDoesNotExist", "NonExistentQueue":
-		return ErrQueueMissing, true
+		return ErrQueueMissing
 	case "QueueNameExists", "QueueAlreadyExists":
-		return ErrQueueExists, true
+		return ErrQueueExists
 	case "QueueDeletedRecently":
-		return ErrDeletedRecently, true
+		return ErrDeletedRecently
 	case "ReceiptHandleIsInvalid", "MessageNotInflight":
-		return ErrReceiptInvalid, true
-	case "AccessDenied", "AccessDeniedException", "InvalidClientTokenId", "UnrecognizedClientException",
-		"SignatureDoesNotMatch", "InvalidSecurity", "MissingAuthenticationToken", "InvalidAddress",
-		"KmsAccessDenied", "OptInRequired":
-		return ErrAccessDenied, true
-	case "RequestThrottled", "ThrottlingException", "Throttling", "TooManyRequestsException", "OverLimit", "KmsThrottled":
-		return ErrThrottled, true
-	case "ExpiredToken", "ExpiredTokenException", "RequestExpired", "ServiceUnavailable", "InternalError",
-		"InternalFailure", "RequestTimeout":
-		// Fresh credentials or a moment later may do.
-		return ErrUnavailable, true
+		return ErrReceiptInvalid
+	case "InvalidSecurity", "InvalidAddress", "KmsAccessDenied":
+		return ErrAccessDenied
+	case "OverLimit", "KmsThrottled":
+		return ErrThrottled
 	}
-	return nil, false
+	return nil
 }

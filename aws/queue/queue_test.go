@@ -129,7 +129,7 @@ func TestErrors_AreJudged(t *testing.T) {
 				t.Errorf("%v, permanent %t; want %v, %t", err, queue.Permanent(err), tc.want, tc.permanent)
 			}
 			var e *queue.Error
-			if !errors.As(err, &e) || e.Op != "send to" || e.Queue != url || !strings.Contains(err.Error(), url) {
+			if !errors.As(err, &e) || e.Op != "send to" || e.On != url || !strings.Contains(err.Error(), url) {
 				t.Errorf("error %#v", err)
 			}
 		})
