@@ -20,7 +20,7 @@ type fate int
 
 const (
 	keep fate = iota
-	slim      // sent: payloads of steps are of no more use
+	slim      // sent: payloads and events of steps are of no more use
 	bare      // sent, and beyond KeepBytes: no payloads at all
 	drop
 )
@@ -60,14 +60,14 @@ func makePlan(s *state, opts Options, now time.Time) plan {
 // rewrite returns a record as the plan wants it, or nil to leave it out. What is kept is kept byte for byte.
 func (p plan) rewrite(w wireRecord, payload []byte) ([]byte, error) {
 	f := p.fates[w.Command]
-	step := w.Type == Started || w.Type == Done || w.Type == Undone
+	inner := ofWork(w.Type)
 	ends := w.Type == Accepted || w.Type == Result
 	switch {
 	case w.Type == identity || f == keep:
 		return payload, nil
 	case f == drop:
 		return nil, nil
-	case w.Payload == nil, !step && !ends, ends && f == slim:
+	case w.Payload == nil && w.Events == nil, !inner && !ends, ends && f == slim:
 		return payload, nil
 	}
 	var members map[string]json.RawMessage // not Record: members of a newer format stay
@@ -75,7 +75,17 @@ func (p plan) rewrite(w wireRecord, payload []byte) ([]byte, error) {
 		return nil, err
 	}
 	delete(members, "payload")
+	delete(members, "events")
 	return encode(members)
+}
+
+// ofWork are the types that tell of a command between acceptance and result: of no use once it was sent.
+func ofWork(t Type) bool {
+	switch t {
+	case Started, Done, Undone, Resumed, Paused, Abort, Verdict:
+		return true
+	}
+	return false
 }
 
 // Compact rewrites the journal without what nobody needs at now: commands whose result is known for longer than Window, and payloads of steps
@@ -224,8 +234,7 @@ func (j *Journal) quarantine(f io.ReaderAt, l *loaded) error {
 			return err
 		}
 		_, err := load(f, l.size, func(w wireRecord, payload []byte) error {
-			step := w.Type == Started || w.Type == Done || w.Type == Undone
-			if w.Type == identity || step && !l.state.byID[w.Command].Finished() {
+			if w.Type == identity || ofWork(w.Type) && !l.state.byID[w.Command].Finished() {
 				return nil
 			}
 			return put(payload)

@@ -17,8 +17,12 @@
 //	{"type":"journal","instance":"i-0a1b","time":T}
 //	{"type":"accepted","command":ID,"time":T,"payload":MESSAGE}
 //	{"type":"started","command":ID,"time":T,"step":"appdeploy/pre/03build","semantics":"compensated","payload":SAVED}
-//	{"type":"done","command":ID,"time":T,"step":"appdeploy/pre/03build"}
+//	{"type":"done","command":ID,"time":T,"step":"appdeploy/pre/03build","events":[REPORTED]}
 //	{"type":"undone","command":ID,"time":T,"step":"appdeploy/pre/03build"}
+//	{"type":"resumed","command":ID,"time":T}
+//	{"type":"paused","command":ID,"time":T}
+//	{"type":"abort","command":ID,"time":T,"payload":WHO}
+//	{"type":"verdict","command":ID,"time":T,"payload":FAILURE}
 //	{"type":"result","command":ID,"time":T,"payload":RESULT}
 //	{"type":"sent","command":ID,"time":T}
 //	{"type":"lost","command":ID,"time":T}

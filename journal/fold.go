@@ -61,6 +61,22 @@ func (s *state) apply(w wireRecord) {
 		c.Message = w.Payload
 	case Started, Done, Undone:
 		s.command(w.Record).applyStep(w.Record)
+	case Resumed:
+		c := s.command(w.Record)
+		if !c.Paused {
+			c.Resumed++
+		}
+		c.Paused = false
+	case Paused:
+		s.command(w.Record).Paused = true
+	case Abort:
+		c := s.command(w.Record)
+		if c.Abort = w.Payload; c.Abort == nil {
+			c.Abort = json.RawMessage("null")
+		}
+	case Verdict:
+		c := s.command(w.Record)
+		c.Verdict, c.Resumed = w.Payload, 0
 	case Result:
 		c := s.command(w.Record)
 		c.Result, c.ResultAt, c.Lost = w.Payload, w.Time, false
@@ -68,12 +84,14 @@ func (s *state) apply(w wireRecord) {
 		c := s.command(w.Record)
 		c.SentAt = w.Time
 		for i := range c.Steps {
-			s.waste += len(c.Steps[i].Payload)
-			c.Steps[i].Payload = nil
+			s.waste += len(c.Steps[i].Payload) + len(c.Steps[i].Events)
+			c.Steps[i].Payload, c.Steps[i].Events = nil, nil
 		}
+		s.waste += len(c.Verdict) + len(c.Abort)
+		c.Verdict, c.Abort = nil, nil
 	case lost:
 		c := s.command(w.Record)
-		c.Lost, c.Steps = true, nil
+		*c = Command{Identity: c.Identity, AcceptedAt: c.AcceptedAt, Message: c.Message, Result: c.Result, ResultAt: c.ResultAt, SentAt: c.SentAt, Lost: true}
 	}
 }
 
@@ -95,7 +113,10 @@ func (c *Command) applyStep(r Record) {
 		c.Steps = append(c.Steps, Step{Name: r.Step})
 	}
 	step := &c.Steps[i]
-	step.State, step.At = r.Type, r.Time
+	if step.State != r.Type && r.Type != Started {
+		c.Resumed = 0
+	}
+	step.State, step.At, step.Events = r.Type, r.Time, r.Events
 	if r.Type == Started {
 		step.Semantics = r.Semantics
 	}

@@ -247,7 +247,7 @@ func (j *Journal) Append(r Record) error {
 
 func (j *Journal) check(r Record) error {
 	switch r.Type {
-	case Accepted, Result, Sent:
+	case Accepted, Result, Sent, Resumed, Paused, Abort, Verdict:
 	case Started, Done, Undone:
 		if r.Step == "" {
 			return fmt.Errorf("append to journal: record %q without a step", r.Type)

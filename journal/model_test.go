@@ -48,7 +48,7 @@ type model struct {
 func (m *model) append(t *rapid.T) {
 	id := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "command")
 	r := journal.Record{
-		Type:    rapid.SampledFrom([]journal.Type{journal.Accepted, journal.Started, journal.Done, journal.Undone, journal.Result, journal.Sent}).Draw(t, "type"),
+		Type:    rapid.SampledFrom([]journal.Type{journal.Accepted, journal.Started, journal.Done, journal.Undone, journal.Resumed, journal.Paused, journal.Abort, journal.Verdict, journal.Result, journal.Sent}).Draw(t, "type"),
 		Command: id, Time: m.now,
 	}
 	if rapid.Bool().Draw(t, "has payload") {
@@ -58,6 +58,9 @@ func (m *model) append(t *rapid.T) {
 	case journal.Started, journal.Done, journal.Undone:
 		r.Step = rapid.SampledFrom([]string{"x", "y"}).Draw(t, "step")
 		r.Semantics = protocol.Once
+		if r.Type == journal.Done && rapid.Bool().Draw(t, "has events") {
+			r.Events = raw(`[{"msg":"` + rapid.StringMatching(`[a-z<>&]{1,8}`).Draw(t, "event") + `"}]`)
+		}
 	}
 	c := m.commands[id]
 	err := m.journal.Append(r)
@@ -77,10 +80,24 @@ func (m *model) apply(r journal.Record, c *journal.Command) {
 	case journal.Result:
 		c.Result, c.ResultAt = r.Payload, r.Time
 	case journal.Sent:
-		c.SentAt = r.Time
+		c.SentAt, c.Verdict, c.Abort = r.Time, nil, nil
 		for i := range c.Steps {
-			c.Steps[i].Payload = nil
+			c.Steps[i].Payload, c.Steps[i].Events = nil, nil
 		}
+	case journal.Resumed:
+		if !c.Paused {
+			c.Resumed++
+		}
+		c.Paused = false
+	case journal.Paused:
+		c.Paused = true
+	case journal.Abort:
+		c.Abort = r.Payload
+		if c.Abort == nil {
+			c.Abort = raw("null")
+		}
+	case journal.Verdict:
+		c.Verdict, c.Resumed = r.Payload, 0
 	default:
 		m.step(r, c)
 	}
@@ -89,7 +106,10 @@ func (m *model) apply(r journal.Record, c *journal.Command) {
 func (m *model) step(r journal.Record, c *journal.Command) {
 	for i := range c.Steps {
 		if s := &c.Steps[i]; s.Name == r.Step {
-			s.State, s.At = r.Type, r.Time
+			if r.Type != journal.Started && s.State != r.Type {
+				c.Resumed = 0
+			}
+			s.State, s.At, s.Events = r.Type, r.Time, r.Events
 			if r.Type == journal.Started {
 				s.Semantics = r.Semantics
 			}
@@ -99,7 +119,10 @@ func (m *model) step(r journal.Record, c *journal.Command) {
 			return
 		}
 	}
-	s := journal.Step{Name: r.Step, State: r.Type, Payload: r.Payload, At: r.Time}
+	s := journal.Step{Name: r.Step, State: r.Type, Payload: r.Payload, Events: r.Events, At: r.Time}
+	if r.Type != journal.Started {
+		c.Resumed = 0
+	}
 	if r.Type == journal.Started {
 		s.Semantics = r.Semantics
 	}
@@ -161,13 +184,14 @@ func (m *model) check(t *rapid.T) {
 	}
 }
 
-// strip removes the payloads that compaction may take: those of steps of sent commands, whenever they were written.
+// strip removes the payloads that compaction may take: those of the work of sent commands, whenever they were written.
 func strip(c journal.Command) journal.Command {
 	steps := append([]journal.Step(nil), c.Steps...)
 	if !c.SentAt.IsZero() {
 		for i := range steps {
-			steps[i].Payload = nil
+			steps[i].Payload, steps[i].Events = nil, nil
 		}
+		c.Verdict, c.Abort = nil, nil
 	}
 	c.Steps = steps
 	return c

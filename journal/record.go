@@ -16,6 +16,10 @@ const (
 	Started  Type = "started"  // a step began; payload: what its undo needs. A second one for the same step replaces the payload
 	Done     Type = "done"     // the step succeeded
 	Undone   Type = "undone"   // the step was taken back
+	Resumed  Type = "resumed"  // a later agent took the command up again
+	Paused   Type = "paused"   // the agent stopped in good order and left the command to the next one
+	Abort    Type = "abort"    // somebody asked for the command's end; payload: who
+	Verdict  Type = "verdict"  // the command failed; payload: what its result will say. Behind it nothing is run but undoing and cleaning up
 	Result   Type = "result"   // payload: the result to send
 	Sent     Type = "sent"     // the result queue took it
 	lost     Type = "lost"     // written by Open only: the rest of the command's records were unreadable
@@ -30,6 +34,7 @@ type Record struct {
 	Step      string             `json:"step,omitempty"`
 	Semantics protocol.Semantics `json:"semantics,omitempty"`
 	Payload   json.RawMessage    `json:"payload,omitempty"`
+	Events    json.RawMessage    `json:"events,omitempty"` // what a step that is done reported: a list of protocol.Event
 }
 
 // Step is the state of one step, folded from its records.
@@ -38,7 +43,8 @@ type Step struct {
 	Semantics protocol.Semantics
 	State     Type // Started, Done or Undone
 	Payload   json.RawMessage
-	At        time.Time // of the last record
+	Events    json.RawMessage // of a step that is done
+	At        time.Time       // of the last record
 }
 
 // Command is the state of one command, folded from its records. Its JSON payloads are shared: read them, do not change them.
@@ -47,9 +53,15 @@ type Command struct {
 	AcceptedAt time.Time
 	Message    json.RawMessage // payload of accepted; nil for an old command that was sent (see Options.KeepBytes)
 	Steps      []Step          // in the order they were started; without payloads once sent
-	Result     json.RawMessage // nil until known, and for an old command that was sent
-	ResultAt   time.Time       // zero until the result is known
-	SentAt     time.Time       // zero until sent
+	Verdict    json.RawMessage // nil until the command failed
+	Abort      json.RawMessage // nil unless somebody asked for its end
+	// Resumed is how often the command was taken up again since it last got further: a step done or undone, or its verdict. A time after a stop
+	// in good order does not count.
+	Resumed  int
+	Paused   bool            // the agent stopped in good order since the command was last begun or taken up
+	Result   json.RawMessage // nil until known, and for an old command that was sent
+	ResultAt time.Time       // zero until the result is known
+	SentAt   time.Time       // zero until sent
 	// Lost is set when the journal was damaged and the command's end is unknown. Its steps are gone and must not be guessed at: answer it as a
 	// failure and touch nothing.
 	Lost bool
@@ -72,12 +84,25 @@ func (r *Recorder) Started(step string, semantics protocol.Semantics, payload js
 	return r.journal.Append(Record{Type: Started, Command: r.command, Step: step, Semantics: semantics, Payload: payload})
 }
 
-// Done journals that a step succeeded. A nil payload leaves the one of Started in place.
-func (r *Recorder) Done(step string, payload json.RawMessage) error {
-	return r.journal.Append(Record{Type: Done, Command: r.command, Step: step, Payload: payload})
+// Done journals that a step succeeded, and what it reported. What its undo needs stays as Started said it.
+func (r *Recorder) Done(step string, events json.RawMessage) error {
+	return r.journal.Append(Record{Type: Done, Command: r.command, Step: step, Events: events})
 }
 
 // Undone journals that a step was taken back.
 func (r *Recorder) Undone(step string) error {
 	return r.journal.Append(Record{Type: Undone, Command: r.command, Step: step})
+}
+
+// Resumed journals that the command is taken up again.
+func (r *Recorder) Resumed() error {
+	return r.journal.Append(Record{Type: Resumed, Command: r.command})
+}
+
+// Paused journals that the agent stops in good order and leaves the command to the next one.
+func (r *Recorder) Paused() error { return r.journal.Append(Record{Type: Paused, Command: r.command}) }
+
+// Verdict journals that the command failed, and what its result will say, before anything is undone.
+func (r *Recorder) Verdict(payload json.RawMessage) error {
+	return r.journal.Append(Record{Type: Verdict, Command: r.command, Payload: payload})
 }
