@@ -79,7 +79,7 @@ func (p *Platform) plan(c *hooks.Call, tree string, environment map[string]strin
 }
 
 func (p *Platform) openBuildLog(release string) (*os.File, error) {
-	if err := os.MkdirAll(p.root.Evidence(), 0o700); err != nil {
+	if err := atomicfile.MakeDir(p.root.Evidence(), 0o700); err != nil {
 		return nil, fmt.Errorf("make evidence folder: %w", err)
 	}
 	path := buildLog(p.root, release)
@@ -278,7 +278,7 @@ func (p *Platform) imageID(ctx context.Context, ref string) (string, error) {
 	return found.ID, nil
 }
 
-// capped writes the first bytes and then drops the rest, saying so once.
+// capped writes the first bytes and then drops the rest, saying so once. What cannot be written is dropped too: a build does not fail for its log.
 type capped struct {
 	w    io.Writer
 	left int
@@ -293,6 +293,8 @@ func (c *capped) Write(b []byte) (int, error) {
 		b = append(b[:c.left:c.left], "\n(the log was cut here)\n"...)
 	}
 	c.left -= n
-	_, err := c.w.Write(b)
-	return n, err
+	if _, err := c.w.Write(b); err != nil {
+		c.left = 0
+	}
+	return n, nil
 }

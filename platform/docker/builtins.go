@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
@@ -83,34 +82,14 @@ func (p *Platform) stage(_ context.Context, c *hooks.Call) error {
 
 // checkLoopback warns of devicemapper on a loop file, which loses data and is slow.
 func (p *Platform) checkLoopback(ctx context.Context, c *hooks.Call) error {
-	file, err := p.loopFile(ctx)
+	at, err := p.engineDisk(ctx)
 	if err != nil {
 		return err
 	}
-	if file != "" {
+	if file := at.file; file != "" {
 		report(c, protocol.Warn, "Docker keeps its data in a loop file (%s), which is not meant for production: set up overlay2.", file)
 	}
 	return nil
-}
-
-// loopFile asks once: an Engine that is given another storage driver has none of our containers any more.
-func (p *Platform) loopFile(ctx context.Context) (string, error) {
-	p.meeting.Lock()
-	defer p.meeting.Unlock()
-	if p.loop.known {
-		return p.loop.file, nil
-	}
-	info, err := p.cli.Info(ctx)
-	if err != nil {
-		return "", fmt.Errorf("ask the Docker Engine: %w", err)
-	}
-	for _, pair := range info.DriverStatus {
-		if strings.EqualFold(pair[0], "Data loop file") {
-			p.loop.file = pair[1]
-		}
-	}
-	p.loop.known = true
-	return p.loop.file, nil
 }
 
 // monitor is 01_monitor_pids: the last look of a deployment. A container that ended right after it took over fails the command, which then goes

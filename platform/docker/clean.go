@@ -32,7 +32,7 @@ func (p *Platform) cleanDir(ctx context.Context, c *hooks.Call) error {
 	if err != nil {
 		return err
 	}
-	if err := p.dropEvidence(this); err != nil {
+	if err := p.dropEvidence(ctx, this); err != nil {
 		return err
 	}
 	return p.clean(ctx, []string{this})
@@ -67,8 +67,12 @@ func (p *Platform) makeLogFolder() error {
 	return os.Chmod(dir, 0o777|fs.ModeSticky)
 }
 
-// dropEvidence forgets the evidence of an earlier failure; clean then removes what nobody names any more.
-func (p *Platform) dropEvidence(thisRelease string) error {
+// dropEvidence forgets the evidence of an earlier failure; clean then removes what nobody names any more. The container goes first: forgotten and
+// still there, it could pass for a version that ran well.
+func (p *Platform) dropEvidence(ctx context.Context, thisRelease string) error {
+	if err := p.removeEvidence(ctx); err != nil {
+		return err
+	}
 	if err := writeState(evidenceFile(p.root), ""); err != nil {
 		return err
 	}
@@ -84,6 +88,25 @@ func (p *Platform) dropEvidence(thisRelease string) error {
 		}
 	}
 	return nil
+}
+
+func (p *Platform) removeEvidence(ctx context.Context) error {
+	id, err := readState(evidenceFile(p.root))
+	if err != nil || id == "" {
+		return err
+	}
+	current, err := readState(p.root.CurrentContainerID())
+	if err != nil || id == current {
+		return err
+	}
+	in, ok, err := p.find(ctx, id)
+	if !ok || errors.Is(err, errNotOurs) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return p.remove(ctx, in.id)
 }
 
 // stale is what nobody needs: neither to serve, nor to go back, nor as evidence.
@@ -102,8 +125,9 @@ func (p *Platform) clean(ctx context.Context, releases []string) error {
 	return p.discard(ctx, old)
 }
 
-// findStale goes by the files: the container that serves, the last good one, the one being staged and the evidence stay, with their images and
-// trees; so does what current leads to, and the releases the caller names.
+// findStale goes by the files and the Engine: the container that serves, the last good one, the one being staged and the evidence stay, with their
+// images and trees; so do the versions that ran well before them, as many as the settings say, what current leads to, and the releases the caller
+// names.
 func (p *Platform) findStale(ctx context.Context, releases []string) (stale, error) {
 	var keep []string
 	for _, file := range []string{p.root.CurrentContainerID(), lastGoodFile(p.root), p.root.StagingContainerID(), evidenceFile(p.root)} {
@@ -126,9 +150,16 @@ func (p *Platform) findStale(ctx context.Context, releases []string) (stale, err
 	if err != nil {
 		return stale{}, fmt.Errorf("list containers: %w", err)
 	}
+	named := func(c container.Summary) bool {
+		return slices.ContainsFunc(keep, func(id string) bool { return strings.HasPrefix(c.ID, id) })
+	}
+	good, err := p.goodVersions(ctx, list, named)
+	if err != nil {
+		return stale{}, err
+	}
 	var old stale
 	for _, c := range list {
-		if !slices.ContainsFunc(keep, func(id string) bool { return strings.HasPrefix(c.ID, id) }) {
+		if !named(c) && !slices.Contains(good, c.ID) {
 			old.containers = append(old.containers, c.ID)
 			continue
 		}
@@ -137,6 +168,46 @@ func (p *Platform) findStale(ctx context.Context, releases []string) (stale, err
 	}
 	old.trees, err = p.staleTrees(releases)
 	return old, err
+}
+
+// goodVersions returns the ids of the containers by which versions are kept beyond those that the files name: of each version the latest
+// container that passed its gate (only that gave it a restart policy) and was stopped since, the latest versions first.
+func (p *Platform) goodVersions(ctx context.Context, list []container.Summary, named func(container.Summary) bool) ([]string, error) {
+	var versions []string // that are kept already: what serves and what served before
+	for _, file := range []string{p.root.CurrentContainerID(), lastGoodFile(p.root)} {
+		id, err := readState(file)
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(list, func(c container.Summary) bool { return id != "" && strings.HasPrefix(c.ID, id) })
+		if i >= 0 && !slices.Contains(versions, list[i].Labels[labelRelease]) {
+			versions = append(versions, list[i].Labels[labelRelease])
+		}
+	}
+	if len(versions) >= p.keep {
+		return nil, nil
+	}
+	var past []instance
+	for _, c := range list {
+		if named(c) || c.State != container.StateExited {
+			continue
+		}
+		in, ok, err := p.find(ctx, c.ID)
+		if err != nil {
+			return nil, err
+		}
+		if ok && in.lasting && in.release != "" {
+			past = append(past, in)
+		}
+	}
+	slices.SortFunc(past, func(a, b instance) int { return b.started.Compare(a.started) })
+	var good []string
+	for _, in := range past {
+		if len(versions) < p.keep && !slices.Contains(versions, in.release) {
+			versions, good = append(versions, in.release), append(good, in.id)
+		}
+	}
+	return good, nil
 }
 
 func (p *Platform) staleTrees(releases []string) ([]string, error) {
@@ -161,6 +232,9 @@ func (p *Platform) discard(ctx context.Context, old stale) error {
 	errs = append(errs, p.cleanImagesBut(ctx, old.keptImages))
 	for _, tree := range old.trees {
 		errs = append(errs, os.RemoveAll(tree))
+	}
+	if len(old.containers) > 0 {
+		errs = append(errs, p.sweepLogs(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
 	"golang.org/x/sys/unix"
 
 	"hostmanager/internal/atomicfile"
@@ -23,6 +26,13 @@ import (
 
 // noteEvery is how long written output may stay without its position noted. A crash in between costs reading it again, nothing else.
 const noteEvery = 2 * time.Second
+
+// Bounds of the log files of containers. All that stands in the folder beside them is the application's own.
+const (
+	maxContainerLog  = 10 << 20 // bytes of a file; it is then set aside as .1, .2, ...
+	keptContainerLog = 4        // files set aside
+	goneContainers   = 3        // how many removed containers' log files stay
+)
 
 // position says how far a container's output was copied. File and position agree: what the file holds beyond it is cut off when it is opened, and
 // read from the Engine again.
@@ -115,11 +125,15 @@ func (l *containerLog) add(stamp, line string) error {
 		l.pos.Skipped++
 		return nil
 	}
-	n, err := io.WriteString(l.file, line)
-	l.pos.Size += int64(n)
-	if err != nil {
-		return fmt.Errorf("write container log: %w", err)
+	if l.pos.Size > 0 && l.pos.Size+int64(len(line)) > maxContainerLog {
+		if err := l.rotate(); err != nil {
+			return err
+		}
 	}
+	if _, err := io.WriteString(l.file, line); err != nil { // it will be read again from the Engine: half of it may not stay
+		return errors.Join(fmt.Errorf("write container log: %w", err), l.file.Truncate(l.pos.Size))
+	}
+	l.pos.Size += int64(len(line))
 	if stamp != l.pos.Time {
 		l.pos.Time, l.pos.Same = stamp, 0
 	}
@@ -154,6 +168,36 @@ func (l *containerLog) save() error {
 			return err
 		}
 	}
+	return l.notePosition()
+}
+
+// rotate sets the full file aside and begins a new one. The position is noted before and after, so that a crash costs no line and writes none twice.
+func (l *containerLog) rotate() error {
+	if err := l.save(); err != nil {
+		return err
+	}
+	for n := keptContainerLog; n > 0; n-- {
+		older := l.path
+		if n > 1 {
+			older = fmt.Sprintf("%s.%d", l.path, n-1)
+		}
+		newer := fmt.Sprintf("%s.%d", l.path, n)
+		err := os.Rename(older, newer)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // the container, which may write here, put something in its place
+			err = errors.Join(os.RemoveAll(newer), os.Rename(older, newer))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("set container log aside: %w", err)
+		}
+	}
+	_ = l.file.Close()
+	if err := l.reopen(false); err != nil {
+		return err
+	}
+	return l.notePosition()
+}
+
+func (l *containerLog) notePosition() error {
 	data, err := json.Marshal(l.pos)
 	if err != nil {
 		return err
@@ -195,8 +239,61 @@ func forgetPositions(dir string, ids []string) error {
 	for _, e := range entries {
 		id := strings.TrimSuffix(e.Name(), ".json")
 		if !slices.ContainsFunc(ids, func(full string) bool { return strings.HasPrefix(full, id) }) {
-			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+var containerLogName = regexp.MustCompile(`^([0-9a-f]{12})-stdouterr\.log(\.[0-9]+)?$`)
+
+// sweepContainerLogs removes the log files of containers that are no more, but for those of the last few, and what was set aside beyond the bound.
+// Only files of these names are touched, and nothing is followed: the container may write to the folder.
+func sweepContainerLogs(dir string, ids []string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look through container logs: %w", err)
+	}
+	gone, last := map[string][]string{}, map[string]time.Time{}
+	for _, e := range entries {
+		m := containerLogName.FindStringSubmatch(e.Name())
+		info, err := e.Info()
+		if m == nil || err != nil || !info.Mode().IsRegular() || slices.ContainsFunc(ids, func(full string) bool { return strings.HasPrefix(full, m[1]) }) {
+			continue
+		}
+		gone[m[1]] = append(gone[m[1]], filepath.Join(dir, e.Name()))
+		if info.ModTime().After(last[m[1]]) {
+			last[m[1]] = info.ModTime()
+		}
+	}
+	order := slices.SortedFunc(maps.Keys(gone), func(a, b string) int { return last[b].Compare(last[a]) })
+	var errs []error
+	for _, id := range order[min(len(order), goneContainers):] {
+		for _, path := range gone[id] {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweepLogs forgets the output of containers that are no more.
+func (p *Platform) sweepLogs(ctx context.Context) error {
+	only := p.names.ours()
+	only.Add("label", labelRole+"="+roleApp)
+	list, err := p.cli.ContainerList(ctx, container.ListOptions{All: true, Filters: only})
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	ids := make([]string, len(list))
+	for i, c := range list {
+		ids[i] = c.ID
+	}
+	return errors.Join(forgetPositions(positions(p.root), ids), sweepContainerLogs(p.root.ContainerLogs(), ids))
 }

@@ -6,7 +6,8 @@
 // Its invariants:
 //   - State passes between hooks only through Docker's own tags and labels and through the files the original platform used, never through
 //     memory, so that a script may stand between any two of them and a crash at any point can be unwound.
-//   - Everything it creates carries the label hostmanager=<namespace or "default">, and nothing without that label is ever changed or removed.
+//   - Everything it creates carries the label hostmanager=<namespace or "default">, and nothing without that label is ever changed or removed; the
+//     one exception, for an Engine that nobody else uses, is BuildKit's cache and images that have lost their name.
 //   - Until the valve is switched nothing that serves is touched; after it, everything needed to go back is kept until the command is done.
 //   - What a command has no need to wait for (stopping the container that served before, cleaning) goes on in the background after its hooks
 //     returned. Nothing depends on it: the next command waits for it, an undo too, and after a crash Recover does it again.
@@ -59,9 +60,21 @@ type Options struct {
 	Host      string // of the Engine; "" means DOCKER_HOST, else the local socket
 	Valve     Valve
 	Log       *slog.Logger
+	// Keep is how many versions that ran well stay on the instance, the one that serves among them; less than DefaultKeep counts as that.
+	Keep int
+	// WholeEngine says that nobody else uses the Engine: BuildKit's cache is then held within BuildCache bytes, and pulled images that lost their
+	// name are removed. It is only followed without a namespace, and while no other host manager's things are there.
+	WholeEngine bool
+	BuildCache  int64 // 0 means DefaultBuildCache
 	// AddressPool is where the namespace's network takes its /26 from; it should not be routed by the host. "" means DefaultAddressPool.
 	AddressPool string
 }
+
+// DefaultKeep is the version that serves and the one to go back to, which nothing ever removes.
+const DefaultKeep = 2
+
+// DefaultBuildCache bounds BuildKit's cache, bytes.
+const DefaultBuildCache = 2 << 30
 
 // DefaultAddressPool holds 1,024 namespaces. It is apart from the default VPC (172.31.0.0/16) and from Docker's own first bridges.
 const DefaultAddressPool = "172.29.0.0/16"
@@ -81,12 +94,13 @@ type Platform struct {
 	tasks []<-chan struct{} // of the background work, closed when done
 	hurry chan struct{}     // closed when somebody waits for the background work, which then begins at once
 
+	keep        int
+	wholeEngine bool
+	buildCache  int64
+
 	meeting sync.Mutex
 	met     bool // the API version is agreed
-	loop    struct {
-		known bool
-		file  string // where Docker keeps its data in a loop file, else ""
-	}
+	engine  engineDisk
 
 	// fault, where a test sets it, is asked at every named point between two effects; an error from it stands for a crash there.
 	fault func(point string) error
@@ -124,8 +138,12 @@ func New(o Options) (*Platform, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Platform{
+		keep: max(o.Keep, DefaultKeep), wholeEngine: o.WholeEngine, buildCache: o.BuildCache,
 		root: o.Root, names: newNames(o.Namespace), cli: cli, valve: o.Valve, log: o.Log, pool: pool.Masked(),
 		fault: func(string) error { return nil }, hurry: make(chan struct{}),
+	}
+	if p.buildCache <= 0 {
+		p.buildCache = DefaultBuildCache
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	return p, nil

@@ -90,13 +90,11 @@ func (f *follower) followAll(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list containers: %w", err)
 	}
-	ids := make([]string, 0, len(list))
 	for _, c := range list {
-		ids = append(ids, c.ID)
 		f.follow(ctx, c.ID) // the stopped ones too: there may be lines that were never copied
 	}
-	if err := forgetPositions(positions(f.root), ids); err != nil {
-		f.log.Warn("old positions not removed", "error", err)
+	if err := f.sweepLogs(ctx); err != nil {
+		f.log.Warn("old container logs not removed", "error", err)
 	}
 	return nil
 }
@@ -110,24 +108,35 @@ func (f *follower) follow(ctx context.Context, id string) {
 	}
 	f.active[id] = true
 	f.done.Go(func() {
+		pause := time.Second
 		for {
-			if err := f.copyOutput(ctx, id); err != nil && ctx.Err() == nil && !cerrdefs.IsNotFound(err) {
-				f.log.Warn("container output interrupted", "container", shortID(id), "error", err)
+			err := f.copyOutput(ctx, id)
+			switch {
+			case err == nil:
+				pause = time.Second
+			case ctx.Err() == nil && !cerrdefs.IsNotFound(err):
+				if pause == time.Second { // the first of a row, which a full disk makes long
+					f.log.Warn("container output interrupted", "container", shortID(id), "error", err)
+				}
+				pause = min(2*pause, maxFollowPause)
 			}
-			if !f.stillRuns(ctx, id) && f.ended(id) {
+			if !f.stillRuns(ctx, id, pause) && f.ended(id) {
 				return
 			}
 		}
 	})
 }
 
+// maxFollowPause is how long what the Engine keeps of a container's output may wait to be copied when that was not possible before.
+const maxFollowPause = 10 * time.Second
+
 // stillRuns tells whether a container whose output ended goes on, after a pause: the Engine ended the connection, not the container.
-func (f *follower) stillRuns(ctx context.Context, id string) bool {
+func (f *follower) stillRuns(ctx context.Context, id string, pause time.Duration) bool {
 	in, ok, err := f.find(ctx, id)
 	if !ok || err != nil || !in.running {
 		return false
 	}
-	timer := time.NewTimer(time.Second)
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
