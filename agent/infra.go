@@ -27,7 +27,7 @@ const maxManifest = 4 << 20
 // Bundles brings a source bundle onto the instance. *bundle.Fetcher is one.
 type Bundles interface {
 	Fetch(ctx context.Context, src bundle.Source) (string, error)
-	Stage(ctx context.Context, src bundle.Source, dest, like string) (bundle.Stats, error)
+	Stage(ctx context.Context, src bundle.Source, dest string, before bundle.Before) (bundle.Stats, error)
 }
 
 // infra is the built-in actions that no hook directory holds. Between actions and stages state passes through files alone, except for the
@@ -90,8 +90,11 @@ func (i *infra) Prepare(ctx context.Context, j commandproc.Job) (hooks.Deploymen
 }
 
 func (i *infra) fetch(ctx context.Context, r protocol.Request) (prepared, error) {
-	if !protocol.ValidManifestName(r.Data) || r.DataSHA256 == "" {
-		return prepared{}, fmt.Errorf("%w: %s must name a manifest in data and its SHA-256 in data_sha256", protocol.ErrBadRequest, r.CommandName)
+	if !protocol.ValidManifestName(r.Data) {
+		return prepared{}, fmt.Errorf("%w: data %.80q is no name of a manifest (manifest_<letters, digits, _ and ->), which %s wants", protocol.ErrBadRequest, r.Data, r.CommandName)
+	}
+	if r.DataSHA256 == "" {
+		return prepared{}, fmt.Errorf("%w: %s must give the SHA-256 of its manifest in data_sha256", protocol.ErrBadRequest, r.CommandName)
 	}
 	m, raw, err := i.record.GetManifest(ctx, r.Data, r.DataSHA256)
 	if err != nil {
@@ -237,12 +240,23 @@ func (i *infra) downloadSourceBundle(ctx context.Context, c *hooks.Call) error {
 	if err := os.RemoveAll(dest); err != nil { // of an attempt that was cut short
 		return fmt.Errorf("remove older tree: %w", err)
 	}
-	stats, err := i.bundles.Stage(ctx, src, dest, i.root.Current())
+	stats, err := i.bundles.Stage(ctx, src, dest, i.before())
 	if err != nil {
 		return fmt.Errorf("unpack source bundle of version %s: %w", p.manifest.VersionLabel, err)
 	}
 	fmt.Fprintf(c.Output, "Unpacked %d files, %d bytes, from a %s of %d bytes into %s\n", stats.Files, stats.Bytes, stats.Kind, stats.Archive, dest)
 	return nil
+}
+
+// before is the version that serves, as far as it is known.
+func (i *infra) before() bundle.Before {
+	b := bundle.Before{Tree: i.root.Current()}
+	if p, err := i.deployed(); err == nil {
+		if src, err := sourceOf(p.manifest); err == nil {
+			b.SHA256 = src.SHA256
+		}
+	}
+	return b
 }
 
 func sourceOf(m protocol.Manifest) (bundle.Source, error) {

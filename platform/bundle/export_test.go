@@ -37,5 +37,5 @@ func UnpackAfter(ctx context.Context, archive, dest string, meanwhile func()) (S
 		return Stats{}, err
 	}
 	meanwhile()
-	return Stats{}, t.extract(ctx, members)
+	return Stats{}, t.extract(ctx, f, members)
 }

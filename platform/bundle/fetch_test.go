@@ -530,7 +530,7 @@ func TestStage_FetchesAndUnpacks(t *testing.T) {
 	archive := zipBytes(t, zipFile("Dockerfile", "FROM scratch\n"), zipFile("cmd/app.go", "package main\n"))
 	b := startBucket(t, archive)
 	dir := t.TempDir()
-	stats, err := newFetcher(t, b, filepath.Join(dir, "cache")).Stage(t.Context(), sourceOf(archive), filepath.Join(dir, "releases", "1-abc"), "")
+	stats, err := newFetcher(t, b, filepath.Join(dir, "cache")).Stage(t.Context(), sourceOf(archive), filepath.Join(dir, "releases", "1-abc"), bundle.Before{})
 	must(t, err)
 	if stats.Files != 2 || stats.Folders != 1 || stats.Kind != bundle.KindZip {
 		t.Fatalf("stats = %+v", stats)

@@ -106,14 +106,14 @@ func (f *Fetcher) Fetch(ctx context.Context, src Source) (string, error) {
 }
 
 // Stage fetches src and unpacks it at dest, as Hold, UnpackLike and Release. Where the disk is too full for the tree, other cached bundles make room
-// before it is refused.
-func (f *Fetcher) Stage(ctx context.Context, src Source, dest, like string) (Stats, error) {
+// before it is refused. What the version before holds in the same form is copied from its tree instead of being inflated again.
+func (f *Fetcher) Stage(ctx context.Context, src Source, dest string, before Before) (Stats, error) {
 	h, err := f.Hold(ctx, src)
 	if err != nil {
 		return Stats{}, err
 	}
 	defer h.Release()
-	return unpackLike(ctx, h.Path, dest, like, f.Limits, func(dir string, n need) error { return f.store.checkRoom(dir, n, f.held) })
+	return unpackAfter(ctx, h.Path, dest, before.Tree, f.store.ready(before.SHA256), f.Limits, func(dir string, n need) error { return f.store.checkRoom(dir, n, f.held) })
 }
 
 // Hold is Fetch, and keeps the bundle in the cache until the caller releases it.

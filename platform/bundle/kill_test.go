@@ -35,7 +35,7 @@ func fetchAsChild(endpoint, dir, digest, dest string) error {
 	}
 	f := bundle.NewFetcher(c, dir)
 	f.Chunk = 64 << 10
-	_, err = f.Stage(ctx, bundle.Source{Bucket: "bkt", Key: "app.zip", SHA256: digest}, dest, "")
+	_, err = f.Stage(ctx, bundle.Source{Bucket: "bkt", Key: "app.zip", SHA256: digest}, dest, bundle.Before{})
 	return err
 }
 

@@ -32,10 +32,7 @@ func (w *writer) before(e entry) *predecessor {
 	if err != nil {
 		return nil
 	}
-	if w.old == nil {
-		w.old = make([]byte, len(w.buf))
-	}
-	return &predecessor{f: f, mtime: info.ModTime(), left: info.Size(), buf: w.old}
+	return &predecessor{f: f, mtime: info.ModTime(), left: info.Size(), buf: w.second()}
 }
 
 // compare takes the next bytes that were written. At the first difference the predecessor is given up.

@@ -137,7 +137,7 @@ func TestStage_EvictsForTheTree(t *testing.T) {
 	must(t, os.Chtimes(oldest+".verified", past, past))
 	archive := zipBytes(t, zipFile("large", strings.Repeat("x", 6<<20)))
 	b.body.Store(&archive)
-	_, err := f.Stage(t.Context(), sourceOf(archive), filepath.Join(disk, "t", "1"), "")
+	_, err := f.Stage(t.Context(), sourceOf(archive), filepath.Join(disk, "t", "1"), bundle.Before{})
 	must(t, err)
 	if _, err := os.Stat(oldest); err == nil {
 		t.Error("the longest unused bundle was not given up")
@@ -163,12 +163,12 @@ func TestStage_TellsThatEmptyingTheCacheWasNotEnough(t *testing.T) {
 	defer h.Release()
 	b.body.Store(&archive)
 
-	_, err = f.Stage(t.Context(), sourceOf(archive), filepath.Join(elsewhere, "1"), "")
+	_, err = f.Stage(t.Context(), sourceOf(archive), filepath.Join(elsewhere, "1"), bundle.Before{})
 	noRoom(t, err, `are missing; free them and deploy again$`)
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("given up although the tree is on another disk: %v", err)
 	}
-	_, err = f.Stage(t.Context(), sourceOf(archive), filepath.Join(disk, "t", "1"), "")
+	_, err = f.Stage(t.Context(), sourceOf(archive), filepath.Join(disk, "t", "1"), bundle.Before{})
 	noRoom(t, err, `no room .* are missing; .* \(the cache of source bundles was emptied for it already: 1 bundles, 1048576 bytes\)$`)
 	if _, err := os.Stat(path); err == nil {
 		t.Error("refused with an old bundle in the cache")

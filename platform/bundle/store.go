@@ -158,6 +158,22 @@ func (s store) lookup(ctx context.Context, digest string) (string, int64, error)
 	return path, now.Size, nil
 }
 
+// ready opens the cached bundle of a digest, nil where there is none or it would have to be hashed first.
+func (s store) ready(digest string) *os.File {
+	if !isDigest(digest) || s.boot == "" {
+		return nil
+	}
+	f, err := os.Open(s.file(digest))
+	if err != nil {
+		return nil
+	}
+	if now, err := s.describe(f); err != nil || s.recorded(digest) != now {
+		_ = f.Close()
+		return nil
+	}
+	return f
+}
+
 func (s store) describe(f *os.File) (verified, error) {
 	fi, err := f.Stat()
 	if err != nil {

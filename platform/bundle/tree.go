@@ -29,16 +29,20 @@ type roomCheck func(dir string, n need) error
 // tree is the tree being made. Its folder is locked, so that Sweep of another process leaves it alone.
 type tree struct {
 	*names
-	dest    string
-	like    *os.Root // the tree of the version before, nil where there is none
-	temp    string
-	lock    *os.File
-	root    *os.Root
-	room    roomCheck
-	archive int64 // size of the archive, for the ratio
-	written atomic.Int64
-	files   atomic.Int64
-	synced  time.Duration // what the sync took
+	dest string
+	like *os.Root // the tree of the version before, nil where there is none
+	// archiveBefore is that version's bundle, nil where there is none, and earlier what it is good for.
+	archiveBefore *os.File
+	earlier       *earlier
+	temp          string
+	lock          *os.File
+	root          *os.Root
+	room          roomCheck
+	archive       int64 // size of the archive, for the ratio
+	written       atomic.Int64
+	files         atomic.Int64
+	reused        atomic.Int64
+	synced        time.Duration // what the sync took
 }
 
 func newTree(dest string, archive int64, limits Limits) (*tree, error) {
@@ -101,12 +105,20 @@ func (t *tree) makeFolders(dirs []entry) error {
 type writer struct {
 	t       *tree
 	buf     []byte
-	old     []byte // as large as buf
+	old     []byte // see second
 	dir     *os.Root
 	dirPath string
 }
 
 func newWriter(t *tree) *writer { return &writer{t: t, buf: make([]byte, copyBytes)} }
+
+// second is a buffer of the size of buf, for what is compared with it.
+func (w *writer) second() []byte {
+	if w.old == nil {
+		w.old = make([]byte, len(w.buf))
+	}
+	return w.old
+}
 
 func (w *writer) close() {
 	if w.dir != nil {

@@ -27,6 +27,7 @@ type Stats struct {
 	Links   int           // symbolic links
 	Bytes   int64         // content of the files
 	Archive int64         // size of the archive
+	Reused  int           // files copied from the tree before, being the same in both bundles
 	Sync    time.Duration // what writing all of it to the disk took in the end
 }
 
@@ -43,10 +44,14 @@ func Unpack(ctx context.Context, archive, dest string, limits Limits) (Stats, er
 // UnpackLike is Unpack where like is the tree of the version before, or of none: a file that the archive tells no time of, and that is in like
 // byte for byte, keeps the time it has there.
 func UnpackLike(ctx context.Context, archive, dest, like string, limits Limits) (Stats, error) {
-	return unpackLike(ctx, archive, dest, like, limits, checkRoom)
+	return unpackAfter(ctx, archive, dest, like, nil, limits, checkRoom)
 }
 
-func unpackLike(ctx context.Context, archive, dest, like string, limits Limits, room roomCheck) (Stats, error) {
+// unpackAfter is UnpackLike where bundle, unless nil, is what the tree of the version before was unpacked from; it is closed.
+func unpackAfter(ctx context.Context, archive, dest, like string, bundle *os.File, limits Limits, room roomCheck) (Stats, error) {
+	if bundle != nil {
+		defer bundle.Close()
+	}
 	limits = limits.orDefaults()
 	f, size, err := openArchive(archive, limits)
 	if err != nil {
@@ -61,7 +66,7 @@ func unpackLike(ctx context.Context, archive, dest, like string, limits Limits, 
 	if err != nil {
 		return Stats{}, err
 	}
-	t.room = room
+	t.room, t.archiveBefore = room, bundle
 	if like != "" {
 		t.like, _ = os.OpenRoot(like) // without it every file is new
 	}
@@ -75,7 +80,7 @@ func unpackLike(ctx context.Context, archive, dest, like string, limits Limits, 
 	}
 	return Stats{
 		Kind: kind, Files: int(t.files.Load()), Folders: len(t.dirs), Links: len(t.links), Bytes: t.written.Load(), Archive: size,
-		Sync: t.synced,
+		Sync: t.synced, Reused: int(t.reused.Load()),
 	}, nil
 }
 

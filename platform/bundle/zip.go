@@ -62,7 +62,10 @@ func (t *tree) unpackZip(ctx context.Context, f *os.File) error {
 	if err := t.makeFolders(t.dirs); err != nil {
 		return err
 	}
-	return t.extract(ctx, members)
+	if t.archiveBefore != nil && t.like != nil {
+		t.earlier = openEarlier(t.archiveBefore, t.like, t.limits)
+	}
+	return t.extract(ctx, f, members)
 }
 
 func (t *tree) plan(ctx context.Context, zr *zip.Reader) ([]member, error) {
@@ -222,7 +225,7 @@ func (t *tree) zipTarget(zf *zip.File) (string, error) {
 }
 
 // extract inflates on every core; a goroutine takes the next members when it is done with some.
-func (t *tree) extract(ctx context.Context, members []member) error {
+func (t *tree) extract(ctx context.Context, archive *os.File, members []member) error {
 	next := make(chan []member)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -244,7 +247,7 @@ func (t *tree) extract(ctx context.Context, members []member) error {
 			defer w.close()
 			for some := range next {
 				for _, m := range some {
-					if err := extractOne(ctx, w, m); err != nil {
+					if err := extractOne(ctx, w, archive, m); err != nil {
 						return err
 					}
 				}
@@ -268,7 +271,13 @@ func batch(members []member) int {
 	return len(members)
 }
 
-func extractOne(ctx context.Context, w *writer, m member) error {
+func extractOne(ctx context.Context, w *writer, archive *os.File, m member) error {
+	if from := w.t.earlier.content(archive, m, w.buf, w.second()); from != nil {
+		done, err := w.reuse(m, from, func(src io.Reader) error { return w.file(ctx, m.entry, src) })
+		if done || err != nil {
+			return err
+		}
+	}
 	r, err := m.in.Open()
 	if err != nil {
 		return damaged(m.path, err)
