@@ -27,6 +27,8 @@ import (
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
 	"hostmanager/internal/layout"
+	"hostmanager/internal/signature"
+	"hostmanager/internal/signature/signing"
 	"hostmanager/journal"
 	"hostmanager/protocol"
 )
@@ -77,6 +79,7 @@ func newWorldBy(t *testing.T, clock localaws.Clock) *world {
 	must(t, w.objects.CreateBucket(t.Context(), bucket))
 	w.record, err = record.Open(w.objects, bucket, envID)
 	must(t, err)
+	w.record = w.record.Secured(operatorKey(), signature.Keys{})
 	w.results, err = w.queue.Create(t.Context(), protocol.ResultQueue(envID, "req-1"), nil)
 	must(t, err)
 	_, err = w.queue.Create(t.Context(), protocol.CommandQueue(envID, instance), nil)
@@ -91,8 +94,12 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// operatorKey is the key that the agents of a world obey.
+func operatorKey() signing.Key { return signing.FromSeed([32]byte{'o', 'p', 's'}) }
+
 func testConfig() config.Config {
 	c := config.New()
+	c.TrustedKeys = []string{operatorKey().Public("ops").String()}
 	c.EnvironmentID, c.EnvironmentName, c.InstanceID, c.Bucket, c.LogLevel = envID, "test", instance, bucket, "debug"
 	return c
 }
@@ -203,17 +210,30 @@ func (w *world) command(o order) protocol.Command {
 	if o.results == "" {
 		o.results = w.results
 	}
+	if o.instances == nil {
+		o.instances = []string{instance}
+	}
 	if o.data == "" {
 		data, err := protocol.Request{
-			CommandName: o.name, RequestID: o.request, StageNum: o.stage, InstanceIDs: o.instances, Data: o.manifest.Manifest,
+			EnvironmentID: envID,
+			CommandName:   o.name, RequestID: o.request, StageNum: o.stage, InstanceIDs: o.instances, Data: o.manifest.Manifest,
 			DataSHA256: o.manifest.SHA256, Timeout: o.timeout, ExecutionData: o.execution,
 		}.Encode()
 		must(w.t, err)
 		o.data = data
 	}
-	return protocol.Command{
+	return signedBy(w.t, operatorKey(), protocol.Command{
 		DispatcherID: "arn:stack/awseb-e-test-stack", CommandName: cmp.Or(o.outer, outer), InvocationID: o.invocation, Expiration: o.expires, ResultQueue: o.results, Data: o.data,
-	}
+	})
+}
+
+// signedBy signs a command as it stands.
+func signedBy(t *testing.T, key signing.Key, c protocol.Command) protocol.Command {
+	t.Helper()
+	value, err := key.Sign(t.Context(), c.SigningBytes())
+	must(t, err)
+	c.Signature = protocol.Signature{KeyID: key.KeyID(), Value: value}
+	return c
 }
 
 // send sends a command in its form and returns it.

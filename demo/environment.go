@@ -25,6 +25,7 @@ type environment struct {
 	Endpoint  string `json:"endpoint"`
 	ID        string `json:"environment"`
 	Bucket    string `json:"bucket"`
+	Key       string `json:"signing_key"`
 	Instances []struct {
 		ID        string `json:"id"`
 		URL       string `json:"url"`
@@ -106,7 +107,7 @@ func (e *environment) hmctl(ctx context.Context, quiet bool, args ...string) (st
 	args = append(args, "--environment", e.ID, "--bucket", e.Bucket)
 	cmd := exec.CommandContext(ctx, filepath.Join(e.Bin, "hmctl"), args...)
 	cmd.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+e.Endpoint, "AWS_REGION=us-east-1",
-		"AWS_ACCESS_KEY_ID=local", "AWS_SECRET_ACCESS_KEY=local")
+		"AWS_ACCESS_KEY_ID=local", "AWS_SECRET_ACCESS_KEY=local", "HMCTL_SIGNING_KEY="+e.Key)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, e.Out), io.MultiWriter(&out, e.Out)
 	if quiet {

@@ -25,6 +25,8 @@ import (
 	"hostmanager/aws/queue"
 	"hostmanager/fleet"
 	"hostmanager/fleet/record"
+	"hostmanager/internal/signature"
+	"hostmanager/internal/signature/signing"
 	"hostmanager/protocol"
 )
 
@@ -60,6 +62,8 @@ type Options struct {
 	Printer     fleet.Printer    // shows the deployment
 	Ready       func(Room) error // is told when the deployment has ended; nil: nobody
 	Log         *slog.Logger     // of the local endpoint; nil: none
+
+	Checks []func(ctx context.Context, archive string) error // of the bundle, before anything is deployed
 }
 
 // Room is a running room, as it is told to people and machines.
@@ -69,6 +73,7 @@ type Room struct {
 	Environment string     `json:"environment"`
 	Bucket      string     `json:"bucket"`
 	Root        string     `json:"root"`
+	SigningKey  string     `json:"signing_key"` // file of the private key that the instances obey
 	Deployed    bool       `json:"deployed"`
 	Instances   []Instance `json:"instances"`
 }
@@ -161,6 +166,7 @@ type room struct {
 	temporary bool
 	server    *localaws.Server
 	fleet     *fleet.Fleet
+	key       signing.Key
 	children  []*child
 	died      chan error // what a child that should have gone on ended with
 }
@@ -229,8 +235,27 @@ func (r *room) endpoint(ctx context.Context) error {
 		return err
 	}
 	rec, err := record.Open(store, DefaultBucket, DefaultEnvironment)
+	if err != nil {
+		return err
+	}
+	if err := r.makeKey(); err != nil {
+		return err
+	}
+	rec = rec.Secured(r.key, signature.NewKeys(r.key.Public(keyName)))
 	r.fleet = &fleet.Fleet{Record: rec, Queues: queues, Objects: store, Bucket: DefaultBucket, Holder: "hmctl dev", Printer: r.Printer}
-	return err
+	return nil
+}
+
+// keyName is the name of a room's key.
+const keyName = "dev"
+
+// makeKey makes the key that this room's orders are signed with.
+func (r *room) makeKey() (err error) {
+	if r.key, err = signing.Generate(); err != nil {
+		return err
+	}
+	r.about.SigningKey = filepath.Join(r.Root, "signing-key.pem")
+	return r.key.WriteFile(r.about.SigningKey)
 }
 
 // registered waits until every instance stands in the environment's record.
@@ -257,7 +282,7 @@ func (r *room) registered(ctx context.Context) error {
 func (r *room) deploy(ctx context.Context) (err error) {
 	label := fleet.DefaultLabel(ctx, r.Dir, time.Now())
 	r.Printer.Packing(label)
-	bundle, err := fleet.OpenBundle(ctx, r.Dir)
+	bundle, err := fleet.OpenBundle(ctx, r.Dir, r.Checks...)
 	if err != nil {
 		return err
 	}

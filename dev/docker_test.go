@@ -25,6 +25,8 @@ import (
 	"hostmanager/fleet"
 	"hostmanager/fleet/record"
 	"hostmanager/internal/dockertest"
+	"hostmanager/internal/signature"
+	"hostmanager/internal/signature/signing"
 )
 
 // TestRun_WithRealInstances is the whole way: real agents and proxies, a real Engine. A second version is interrupted after its first stage was sent
@@ -117,6 +119,11 @@ func operator(ctx context.Context, r dev.Room, p fleet.Printer) (*fleet.Fleet, e
 		return nil, err
 	}
 	rec, err := record.Open(store, r.Bucket, r.Environment)
+	if err != nil {
+		return nil, err
+	}
+	key, err := signing.ReadFile(r.SigningKey)
+	rec = rec.Secured(key, signature.NewKeys(key.Public("")))
 	return &fleet.Fleet{Record: rec, Queues: queues, Objects: store, Bucket: r.Bucket, Holder: "test", Printer: p}, err
 }
 

@@ -33,8 +33,8 @@ func (r *room) instance(ctx context.Context, n int, namespace string) error {
 		return err
 	}
 	own := fmt.Sprintf("dev-%s-%d", namespace, n)
-	config := fmt.Sprintf("environment_id: %s\ninstance_id: %s\nregion: %s\nbucket: %s\nlisten: %s\ndocker_namespace: %s\n",
-		DefaultEnvironment, id, region, DefaultBucket, addr, own)
+	config := fmt.Sprintf("environment_id: %s\ninstance_id: %s\nregion: %s\nbucket: %s\nlisten: %s\ndocker_namespace: %s\ntrusted_keys: [%q]\n",
+		DefaultEnvironment, id, region, DefaultBucket, addr, own, r.key.Public(keyName).String())
 	if err := atomicfile.WriteFile(root.ConfigFile(), []byte(config), 0o644); err != nil {
 		return err
 	}

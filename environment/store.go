@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"hostmanager/internal/signature"
 	"hostmanager/protocol"
 )
 
@@ -61,9 +62,11 @@ const maxSwaps = 200
 
 // Record is the record of one environment.
 type Record struct {
-	store ObjectStore
-	id    string
-	now   func() time.Time
+	store   ObjectStore
+	id      string
+	now     func() time.Time
+	signer  Signer         // nil: what is written is not signed
+	trusted signature.Keys // empty: what is read is not verified
 }
 
 // Options of Open.

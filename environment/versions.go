@@ -87,13 +87,17 @@ func (r *Record) PutManifest(ctx context.Context, m protocol.Manifest) (name, sh
 		}
 		at = at.Add(time.Millisecond)
 	}
+	if err == nil {
+		err = r.countersign(ctx, protocol.ManifestKey(r.id, name), protocol.ManifestSigningBytes(r.id, name, data))
+	}
 	if err != nil {
 		return "", "", fmt.Errorf("store manifest: %w", err)
 	}
 	return name, protocol.Digest(data), nil
 }
 
-// GetManifest reads a manifest by name, and its bytes as they are stored. With a sha256 (hex) anything else than that object is ErrDigest.
+// GetManifest reads a manifest by name, and its bytes as they are stored. With a sha256 (hex) anything else than that object is ErrDigest. Where
+// the record is secured, one that no trusted key signed for this environment and under this name is refused with an error of package signature.
 func (r *Record) GetManifest(ctx context.Context, name, sha256 string) (protocol.Manifest, []byte, error) {
 	if !protocol.ValidManifestName(name) {
 		return protocol.Manifest{}, nil, fmt.Errorf("%.80q is no name of a manifest", name)
@@ -105,6 +109,9 @@ func (r *Record) GetManifest(ctx context.Context, name, sha256 string) (protocol
 	if got := protocol.Digest(data); sha256 != "" && got != sha256 {
 		return protocol.Manifest{}, nil, fmt.Errorf("read manifest %s: %w: it has %s, want %s", name, ErrDigest, got, sha256)
 	}
+	if err := r.verify(ctx, protocol.ManifestKey(r.id, name), protocol.ManifestSigningBytes(r.id, name, data)); err != nil {
+		return protocol.Manifest{}, nil, fmt.Errorf("verify manifest %s: %w", name, err)
+	}
 	m, err := protocol.DecodeManifest(data)
 	if err != nil {
 		return protocol.Manifest{}, nil, fmt.Errorf("read manifest %s: %w", name, err)
@@ -112,7 +119,8 @@ func (r *Record) GetManifest(ctx context.Context, name, sha256 string) (protocol
 	return m, data, nil
 }
 
-// Current returns the desired state, or ErrNoCurrent.
+// Current returns the desired state, or ErrNoCurrent. Where the record is secured, one that no trusted key signed is refused with an error of
+// package signature; whether it is the latest, its reader must judge.
 func (r *Record) Current(ctx context.Context) (protocol.Current, error) {
 	key := protocol.CurrentKey(r.id)
 	data, _, err := r.store.Get(ctx, key, maxSmall)
@@ -121,6 +129,9 @@ func (r *Record) Current(ctx context.Context) (protocol.Current, error) {
 	}
 	if err != nil {
 		return protocol.Current{}, fmt.Errorf("read the desired state: %w", err)
+	}
+	if err := r.verify(ctx, key, protocol.CurrentSigningBytes(r.id, data)); err != nil {
+		return protocol.Current{}, fmt.Errorf("verify the desired state: %w", err)
 	}
 	return decodeCurrent(key, data)
 }
@@ -146,23 +157,62 @@ func (r *Record) CurrentManifest(ctx context.Context) (protocol.Current, protoco
 // MoveCurrent makes c the desired state. It only moves forward: where the present state has a higher serial, or the same with another
 // manifest, the error is ErrStale and nothing changes. Moving to what is there already is no error.
 func (r *Record) MoveCurrent(ctx context.Context, c protocol.Current) error {
-	key := protocol.CurrentKey(r.id)
-	_, err := r.swap(ctx, key, maxSmall, func(old []byte) ([]byte, error) {
-		if old != nil {
-			present, err := decodeCurrent(key, old)
-			switch {
-			case err != nil:
-				return nil, err
-			case present == c:
-				return nil, nil
-			case present.Serial >= c.Serial:
-				return nil, fmt.Errorf("%w: serial %d is not after %d", ErrStale, c.Serial, present.Serial)
-			}
+	err := r.writeCurrent(ctx, func(present protocol.Current, any bool) (protocol.Current, error) {
+		switch same := present.Manifest == c.Manifest && present.SHA256 == c.SHA256 && present.Serial == c.Serial; {
+		case any && same:
+			return present, nil
+		case any && present.Serial >= c.Serial:
+			return c, fmt.Errorf("%w: serial %d is not after %d", ErrStale, c.Serial, present.Serial)
 		}
-		return json.Marshal(c)
+		if present.Judged > c.Serial {
+			c.Judged = present.Judged
+		}
+		return c, nil
 	})
 	if err != nil {
 		return fmt.Errorf("move the desired state: %w", err)
 	}
 	return nil
+}
+
+// JudgeCurrent notes that the deployment of that serial came to its end and that the desired state stays what it is: an instance that had the
+// deployment already can tell by it that the older version is meant. Without a desired state there is nothing to note.
+func (r *Record) JudgeCurrent(ctx context.Context, serial int64) error {
+	err := r.writeCurrent(ctx, func(present protocol.Current, any bool) (protocol.Current, error) {
+		if any && present.AsOf() < serial {
+			present.Judged = serial
+		}
+		return present, nil
+	})
+	if err != nil {
+		return fmt.Errorf("note the end of the deployment in the desired state: %w", err)
+	}
+	return nil
+}
+
+// writeCurrent swaps the desired state for what fn makes of it; any tells whether there is one. What is there already is not written again.
+func (r *Record) writeCurrent(ctx context.Context, fn func(present protocol.Current, any bool) (protocol.Current, error)) error {
+	key := protocol.CurrentKey(r.id)
+	_, err := r.swap(ctx, key, maxSmall, func(old []byte) ([]byte, error) {
+		var present protocol.Current
+		if old != nil {
+			if err := r.verify(ctx, key, protocol.CurrentSigningBytes(r.id, old)); err != nil {
+				return nil, err
+			}
+			var err error
+			if present, err = decodeCurrent(key, old); err != nil {
+				return nil, err
+			}
+		}
+		next, err := fn(present, old != nil)
+		if err != nil || next == present {
+			return nil, err
+		}
+		data, err := json.Marshal(next)
+		if err != nil {
+			return nil, err
+		}
+		return data, r.countersign(ctx, key, protocol.CurrentSigningBytes(r.id, data))
+	})
+	return err
 }

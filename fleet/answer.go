@@ -179,6 +179,7 @@ func tail(text string, limit int) string {
 type verdicts struct {
 	succeeded, failed, timedOut []string
 	unhealthy, late             []string // those of failed that did not pass their health check, or had no time left
+	unreached                   []string // those of failed that have no queue to send to
 }
 
 func tally(s environment.Stage) verdicts {
@@ -195,10 +196,12 @@ func tally(s environment.Stage) verdicts {
 				v.unhealthy = append(v.unhealthy, id)
 			case protocol.CauseTimeout:
 				v.late = append(v.late, id)
+			case causeNoQueue:
+				v.unreached = append(v.unreached, id)
 			}
 		}
 	}
-	for _, ids := range [][]string{v.succeeded, v.failed, v.unhealthy, v.late} {
+	for _, ids := range [][]string{v.succeeded, v.failed, v.unhealthy, v.late, v.unreached} {
 		slices.Sort(ids)
 	}
 	return v

@@ -27,8 +27,8 @@ type Bundle struct {
 }
 
 // OpenBundle makes ready what path stands for: a folder is packed into a temporary archive, an archive is taken as it is and must stay so until the
-// deployment is over. Close removes what was made.
-func OpenBundle(ctx context.Context, path string) (Bundle, error) {
+// deployment is over. What a check finds wrong with the archive refuses it. Close removes what was made.
+func OpenBundle(ctx context.Context, path string, checks ...func(ctx context.Context, archive string) error) (Bundle, error) {
 	file, info, packed, err := source.Prepare(ctx, path, "", nil)
 	if err != nil {
 		return Bundle{}, refusedUnless(ctx, err)
@@ -36,6 +36,11 @@ func OpenBundle(ctx context.Context, path string) (Bundle, error) {
 	b := Bundle{Path: file, SHA256: info.SHA256, Size: info.Size, packed: packed}
 	if b.Size == 0 {
 		return Bundle{}, errors.Join(fmt.Errorf("%w: %s is empty", ErrRefused, path), b.Close())
+	}
+	for _, check := range checks {
+		if err := check(ctx, file); err != nil {
+			return Bundle{}, errors.Join(refusedUnless(ctx, err), b.Close())
+		}
 	}
 	b.Policy, b.PolicyFile, _, err = source.DeploymentPolicy(file)
 	var unread *source.ConfigError

@@ -43,6 +43,9 @@ func (f *Fleet) Send(ctx context.Context, q SendRequest) (Report, error) {
 	if q.Stage != nil && (*q.Stage < 0 || *q.Stage > 99) {
 		return Report{}, fmt.Errorf("%w: stage %d is not between 0 and 99", ErrRefused, *q.Stage)
 	}
+	if wantsManifest(q.Command) && q.Data != "" && !protocol.ValidManifestName(q.Data) {
+		return Report{}, fmt.Errorf("%w: data %.80q is no name of a manifest (manifest_<letters, digits, _ and ->), which %s wants", ErrRefused, q.Data, q.Command)
+	}
 	if q.DataSHA256 == "" && protocol.ValidManifestName(q.Data) {
 		_, data, err := f.Record.GetManifest(ctx, q.Data, "")
 		if err != nil {
@@ -59,6 +62,15 @@ func (f *Fleet) Send(ctx context.Context, q SendRequest) (Report, error) {
 		starting: []string{q.Command + " is starting."}, done: []string{q.Command + " completed successfully."}, failed: textSendFailed,
 	}
 	return f.unrecorded(ctx, kind, q.Targets, q.Timeout, func(o *operation) { o.noWait, o.raw = q.NoWait, &q }, stage)
+}
+
+// wantsManifest tells whether the data of a command names a manifest.
+func wantsManifest(command string) bool {
+	switch command {
+	case protocol.CmdPreInit, protocol.CmdStartup, protocol.CmdSelfStartup, protocol.CmdAppDeploy, protocol.CmdConfigDeploy:
+		return true
+	}
+	return false
 }
 
 // unrecorded runs an operation that has no place in the order of deployments.

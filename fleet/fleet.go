@@ -45,6 +45,7 @@ type FailedError struct {
 	Operation string   // what was attempted: "deploy application"
 	Failed    []string // instance ids that answered FAILURE
 	TimedOut  []string // instance ids that did not answer
+	Unreached []string // instance ids among Failed that have no queue, so that nothing was sent to them
 	Reason    string   // set when the failure is none of a single instance
 }
 
@@ -52,12 +53,19 @@ func (e *FailedError) Error() string {
 	switch {
 	case e.Reason != "":
 		return e.Operation + ": " + e.Reason
+	case e.OnlyUnreached():
+		return fmt.Sprintf("%s: the command queue of %s does not exist", e.Operation, listed(e.Unreached))
 	case len(e.TimedOut) == 0:
 		return fmt.Sprintf("%s: failed on %s", e.Operation, listed(e.Failed))
 	case len(e.Failed) == 0:
 		return fmt.Sprintf("%s: no answer from %s", e.Operation, listed(e.TimedOut))
 	}
 	return fmt.Sprintf("%s: failed on %s, no answer from %s", e.Operation, listed(e.Failed), listed(e.TimedOut))
+}
+
+// OnlyUnreached tells whether no instance failed, and only some could not be sent to.
+func (e *FailedError) OnlyUnreached() bool {
+	return len(e.Unreached) > 0 && len(e.Unreached) == len(e.Failed) && len(e.TimedOut) == 0
 }
 
 // Unwrap makes errors.Is(err, ErrFailed) hold.
@@ -72,9 +80,12 @@ type Fleet struct {
 	Holder  string // who, for the lock and the records: "anna@laptop"
 	Printer Printer
 	Check   func(protocol.OptionSettings) error // refuses settings instances cannot use, before anything is done; nil: all pass
+	// Unsigned lets orders go out unsigned where Record has no signer, for agents with insecure_unsigned. Without it nothing is begun then.
+	Unsigned bool
 
 	PickupWindow time.Duration // 0: DefaultPickupWindow
 	LockTTL      time.Duration // 0: environment.DefaultLockTTL
+	QuietAfter   time.Duration // 0: DefaultQuietAfter
 
 	lock *environment.HeldLock // while an operation runs
 }
@@ -88,6 +99,8 @@ func (f *Fleet) validate() error {
 		return errors.New("fleet needs a record, queues, objects and a printer")
 	case f.Bucket == "" || f.Holder == "":
 		return errors.New("fleet needs a bucket and a holder")
+	case !f.Record.Signs() && !f.Unsigned:
+		return errNoKey
 	}
 	env := f.Record.EnvironmentID()
 	if over := len(protocol.ResultQueue(env, newRequestID())) - maxQueueName; over > 0 {
@@ -131,6 +144,16 @@ func (f *Fleet) lockedAs(ctx context.Context, q environment.LockRequest, fn func
 	}
 	if unlock := lock.Unlock(ctx); unlock != nil && err == nil {
 		return unlock
+	}
+	return err
+}
+
+// CheckFree tells whether an operation could begin now: an environment that somebody holds is a *environment.LockedError. It spares work in vain and
+// promises nothing: the lock is taken later.
+func (f *Fleet) CheckFree(ctx context.Context) error {
+	l, err := f.Record.LockState(ctx)
+	if err == nil && l.Held() && !l.Expired(now()) {
+		err = &environment.LockedError{EnvironmentID: f.Record.EnvironmentID(), Lock: l}
 	}
 	return err
 }

@@ -19,6 +19,8 @@ import (
 	"hostmanager/fleet"
 	"hostmanager/fleet/record"
 	"hostmanager/fleet/wiretest"
+	"hostmanager/internal/signature"
+	"hostmanager/internal/signature/signing"
 	"hostmanager/protocol"
 )
 
@@ -70,7 +72,17 @@ func newWorldAt(t *testing.T, clock localaws.Clock) *world {
 	if w.record, err = record.Open(w.objects, testBucket, testEnv); err != nil {
 		t.Fatal(err)
 	}
+	w.record = signedRecord(w.record)
 	return w
+}
+
+// operatorKey signs what the operators of a world send.
+func operatorKey() signing.Key { return signing.FromSeed([32]byte{'o', 'p', 's'}) }
+
+func trusted() signature.Keys { return signature.NewKeys(operatorKey().Public("ops")) }
+
+func signedRecord(r *environment.Record) *environment.Record {
+	return r.Secured(operatorKey(), trusted())
 }
 
 // fleet returns an operator with a printer of their own.
@@ -142,7 +154,7 @@ func (w *world) instanceAt(id, url string, answer reply) *instance {
 	w.t.Helper()
 	i := &instance{w: w}
 	inner, err := wiretest.New(w.t.Context(), wiretest.Options{
-		ID: id, Queue: url, Record: w.record, Queues: w.queues, Failed: func(err error) { w.t.Error(err) },
+		ID: id, Queue: url, Record: w.record, Queues: w.queues, Trusted: trusted(), Failed: func(err error) { w.t.Error(err) },
 		Reply: func(_ *wiretest.Instance, c protocol.Command, r protocol.Request) ([]string, error) {
 			return answer(i, c, r), nil
 		},

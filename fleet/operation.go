@@ -197,7 +197,7 @@ func (o *operation) fail(ctx context.Context, i int, v verdicts) error {
 		timedOut = fmt.Sprintf(", TimedOut: %d", len(v.timedOut))
 	}
 	o.line(protocol.Info, KindSummary, "", textSummary, len(v.succeeded), len(v.failed), timedOut)
-	e := &FailedError{Operation: o.kind.purpose, Failed: v.failed, TimedOut: v.timedOut}
+	e := &FailedError{Operation: o.kind.purpose, Failed: v.failed, TimedOut: v.timedOut, Unreached: v.unreached}
 	if len(v.failed)+len(v.timedOut) == 0 {
 		e.Reason = "the command applied to none of the instances"
 	}
@@ -234,6 +234,7 @@ func (o *operation) end(ctx context.Context, e *FailedError) error {
 		o.d.State, o.d.Failure = environment.Running, ""
 		return err
 	}
+	o.judged(ctx)
 	o.line(protocol.Error, KindFailure, "", "%s", o.kind.failed)
 	return e
 }

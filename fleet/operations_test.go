@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -164,7 +165,12 @@ func TestTargets_ByQueueAlone(t *testing.T) {
 	}
 	w.instanceAt("i-odd", odd, dockerLike("bbbbbbbbbbbb"))
 	f, out := w.fleet()
-	report, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1", Targets: fleet.Selection{Queues: []string{odd, odd}}})
+	_, err = f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1", Targets: fleet.Selection{Queues: []string{odd}}})
+	if !errors.Is(err, fleet.ErrRefused) || !strings.Contains(err.Error(), "say it with INSTANCE="+odd) {
+		t.Errorf("a signed order for nobody in particular: %v", err)
+	}
+	named := "i-odd=" + odd
+	report, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1", Targets: fleet.Selection{Queues: []string{named, named}}})
 	if err != nil || !slices.Equal(report.Succeeded, []string{"i-odd"}) {
 		t.Fatalf("got %+v, %v", report, err)
 	}
@@ -190,10 +196,49 @@ func TestTargets_SilentInstancesAreNamedAndPassedOver(t *testing.T) {
 	f.PickupWindow = time.Millisecond
 	_, err := f.Restart(t.Context(), fleet.RestartRequest{Targets: fleet.Selection{Instances: []string{"i-dead"}}, Timeout: time.Second})
 	var failed *fleet.FailedError
-	if !errors.As(err, &failed) || !slices.Equal(failed.Failed, []string{"i-dead"}) {
+	if !errors.As(err, &failed) || !slices.Equal(failed.Failed, []string{"i-dead"}) || !failed.OnlyUnreached() {
 		t.Errorf("named: %v", err)
 	}
-	out.mustHave(t, "Its command queue "+w.aws.URL()+"/000000000000/gone does not exist.")
+	out.mustHave(t, "ERROR: Instance i-dead was not reached. Its command queue "+w.aws.URL()+"/000000000000/gone does not exist: ", "`hmctl forget i-dead`")
+	out.mustNotHave(t, "Command failed on instance")
+}
+
+// TestOperation_SaysWhoGivesNoSign: whoever renewed its registration after the command was sent is at work and not named.
+func TestOperation_SaysWhoGivesNoSign(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan struct{})
+	slow := func(i *instance, c protocol.Command, r protocol.Request) []string {
+		if i.ID == "i-busy" {
+			if err := i.Register(t.Context(), environment.Instance{}); err != nil {
+				t.Error(err)
+			}
+		}
+		<-release
+		return dockerLike("aaaaaaaaaaaa")(i, c, r)
+	}
+	w.instance("i-busy", slow)
+	w.instance("i-gone", slow)
+	f := deployedTo(t, w, release)
+	out := f.Printer.(*lines)
+	out.mustHave(t, "WARN: Still waiting, and no sign since the command was sent from i-gone, last seen ")
+	out.mustNotHave(t, "i-busy, last seen")
+}
+
+// deployedTo deploys and lets the instances go on once somebody was missed.
+func deployedTo(t *testing.T, w *world, release chan struct{}) *fleet.Fleet {
+	t.Helper()
+	f, out := w.fleet()
+	f.QuietAfter = 1500 * time.Millisecond
+	var once sync.Once
+	out.onLine = func(l fleet.Line) {
+		if strings.Contains(l.Text, "Still waiting") {
+			once.Do(func() { close(release) })
+		}
+	}
+	if _, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1"}); err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 func TestTargets_ChosenInstancesOnly(t *testing.T) {

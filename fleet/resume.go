@@ -33,6 +33,9 @@ func (f *Fleet) Resume(ctx context.Context, q ResumeRequest) (Report, error) {
 			report = o.report()
 			return err
 		}
+		if err := o.checkManifest(ctx); err != nil {
+			return err
+		}
 		f.say(protocol.Info, "Resuming deployment %d (%s), begun by %s at %s.", o.d.ID, o.d.VersionLabel, o.d.Holder, o.d.StartedAt.Format(time.RFC3339))
 		o.sayStarting()
 		report, err = o.execute(ctx)
@@ -84,6 +87,7 @@ func (o *operation) giveUp(ctx context.Context, why string) error {
 	if err := o.save(ctx); err != nil {
 		return err
 	}
+	o.judged(ctx)
 	o.line(protocol.Warn, KindNotice, "", "Deployment %d (%s) of %s was not finished and is given up: %s.", o.d.ID, o.d.VersionLabel, o.d.Holder, why)
 	if last := o.d.Stages[len(o.d.Stages)-1]; !last.SentAt.IsZero() && o.kind.mixed != "" {
 		o.line(protocol.Warn, KindFailure, "", "%s", o.kind.mixed)

@@ -34,6 +34,7 @@ func (w *world) operator(key string) (*fleet.Fleet, *lines) {
 	if f.Record, err = record.Open(f.Objects, testBucket, testEnv); err != nil {
 		w.t.Fatal(err)
 	}
+	f.Record = signedRecord(f.Record)
 	f.Holder = key + "@test"
 	return f, out
 }

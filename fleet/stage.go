@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -32,53 +31,21 @@ const (
 	minReceiveWait  = time.Second
 )
 
-// message returns the body that tells an instance to run the stage.
-func (o *operation) message(stage int) (string, error) {
-	r := protocol.Request{
-		CommandName: o.d.Command, RequestID: o.d.RequestID, ResourceName: resourceName, Data: o.d.Manifest, DataSHA256: o.d.SHA256,
-		Timeout: o.timeout(), IsLastStage: stage == allStages || stage == o.d.Stages[len(o.d.Stages)-1].Num,
-	}
-	if stage != allStages {
-		r.StageNum = &stage
-	}
-	if o.d.Partial {
-		for _, t := range o.d.Targets {
-			r.InstanceIDs = append(r.InstanceIDs, t.InstanceID)
-		}
-	}
-	if o.raw != nil {
-		r.Data, r.DataSHA256, r.ExecutionData = o.raw.Data, o.raw.DataSHA256, o.raw.ExecutionData
-	}
-	data, err := r.Encode()
-	if err != nil {
-		return "", fmt.Errorf("encode the request: %w", err)
-	}
-	c := protocol.Command{
-		DispatcherID: o.Record.EnvironmentID(), CommandName: outerCommand, InvocationID: o.d.RequestID,
-		Expiration: time.Now().Add(o.pickup()), ResultQueue: o.results, Data: data,
-	}
-	encode := c.Encode
-	if o.raw != nil && o.raw.SNS {
-		encode = c.EncodeSNS
-	}
-	body, err := encode()
-	return string(body), err
-}
-
 func (o *operation) timeout() time.Duration { return time.Duration(o.d.Timeout) * time.Second }
 
 // send tells every instance that has not answered the stage yet. It may be told twice: the second message has the identity of the first.
 func (o *operation) send(ctx context.Context, i int) error {
 	s := &o.d.Stages[i]
-	body, err := o.message(s.Num)
+	waiting := o.waiting(*s)
+	orders, err := o.orders(ctx, s.Num, waiting)
 	if err != nil {
 		return err
 	}
-	waiting := o.waiting(*s)
 	gone := make([]bool, len(waiting))
 	var group errgroup.Group
 	group.SetLimit(senders)
 	for n, t := range waiting {
+		body := orders[n/maxNamed].body
 		group.Go(func() error {
 			err := persist(ctx, func() error { return o.Queues.Send(ctx, t.Queue, body) })
 			if errors.Is(err, queue.ErrQueueMissing) {
@@ -110,13 +77,16 @@ func persist(ctx context.Context, call func() error) error {
 	}
 }
 
+// causeNoQueue is the cause we give an instance that could not be sent to.
+const causeNoQueue = "no_queue"
+
 // withoutQueue takes instances whose queue is gone for failed ones.
 func (o *operation) withoutQueue(ctx context.Context, i int, waiting []environment.Target, gone []bool) error {
 	var answers []answer
 	for n, t := range waiting {
 		if gone[n] {
 			answers = append(answers, answer{outcome: environment.Outcome{
-				InstanceID: targetID(t), Status: protocol.Failure, ReturnCode: 1, At: now(),
+				InstanceID: targetID(t), Status: protocol.Failure, ReturnCode: 1, Cause: causeNoQueue, At: now(),
 				Msg: "Its command queue " + t.Queue + " does not exist",
 			}})
 		}
@@ -149,14 +119,16 @@ func (o *operation) ignored(t environment.Target) bool {
 func (o *operation) collect(ctx context.Context, i int) error {
 	s := &o.d.Stages[i]
 	deadline := s.SentAt.Add(o.timeout() + o.pickup())
+	quiet := o.watchQuiet(s.SentAt)
 	pause := &backoff.ExponentialBackOff{InitialInterval: receivePause, MaxInterval: maxReceivePause, Multiplier: 2, RandomizationFactor: 0.2}
 	for {
 		waiting := o.waiting(*s)
 		if len(waiting) == 0 {
 			return nil
 		}
+		o.look(ctx, quiet, s.SentAt, waiting)
 		left := deadline.Sub(now())
-		messages, err := o.Queues.Receive(ctx, o.results, queue.MaxBatch, min(max(left, minReceiveWait), queue.MaxWait))
+		messages, err := o.Queues.Receive(ctx, o.results, queue.MaxBatch, min(max(min(left, quiet.left()), minReceiveWait), queue.MaxWait))
 		if err != nil {
 			if ctx.Err() != nil || queue.Permanent(err) || left <= 0 {
 				return err
@@ -265,6 +237,9 @@ func (o *operation) tell(i int, a answer, succeeded int) {
 	switch {
 	case a.outcome.Ignored:
 		o.line(protocol.Info, KindNotice, id, "[Instance: %s] %s", id, ignoredMsg)
+	case a.outcome.Cause == causeNoQueue:
+		o.line(protocol.Error, KindFailed, id, "Instance %s was not reached. %s: its agent makes it anew when it starts; if the instance is gone, take it out with `hmctl forget %s`.",
+			id, a.outcome.Msg, id)
 	case a.outcome.Status != protocol.Success:
 		o.line(protocol.Error, KindFailed, id, textInstanceFail, id, a.outcome.ReturnCode, a.msg())
 	case last:

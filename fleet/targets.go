@@ -13,7 +13,7 @@ import (
 // Selection chooses instances. The zero value is every registered instance that is not silent.
 type Selection struct {
 	Instances []string // ids; registered ones, silent or not
-	Queues    []string // URLs of command queues, for instances that are not registered or not to be looked up
+	Queues    []string // "URL" or "INSTANCE=URL" of command queues, for instances that are not registered or not to be looked up
 }
 
 // targets are the instances an operation goes to.
@@ -36,11 +36,22 @@ func (f *Fleet) targets(ctx context.Context, sel Selection) (targets, error) {
 	}
 	switch {
 	case len(sel.Queues) > 0:
-		return byQueue(sel.Queues, instances, f.Record.EnvironmentID()), nil
+		t := byQueue(sel.Queues, instances, f.Record.EnvironmentID())
+		return t, f.checkNamed(t)
 	case len(sel.Instances) > 0:
 		return byID(sel.Instances, instances)
 	}
 	return f.everyone(instances)
+}
+
+// checkNamed refuses targets of which only the queue is known where orders are signed: one that names nobody could be given to another instance.
+func (f *Fleet) checkNamed(t targets) error {
+	for _, c := range t.chosen {
+		if c.InstanceID == "" && f.Record.Signs() {
+			return fmt.Errorf("%w: no instance is registered with the queue %s, and a signed order must name who it is for; say it with INSTANCE=%s", ErrRefused, c.Queue, c.Queue)
+		}
+	}
+	return nil
 }
 
 func (f *Fleet) everyone(instances []environment.Instance) (targets, error) {
@@ -82,13 +93,17 @@ func byID(ids []string, instances []environment.Instance) (targets, error) {
 	return t, nil
 }
 
-// byQueue finds the instance behind each queue by its registration, else by the queue's name; where neither tells, it stays open until the
+// byQueue finds the instance behind each queue by what is said, else by its registration, else by the queue's name; where neither tells, it stays open until the
 // instance answers.
 func byQueue(urls []string, instances []environment.Instance, environmentID string) targets {
 	var t targets
 	prefix := protocol.CommandQueue(environmentID, "")
 	for _, url := range slices.Compact(slices.Sorted(slices.Values(urls))) {
 		target := environment.Target{Queue: url}
+		if id, rest, ok := strings.Cut(url, "="); ok && protocol.ValidID(id) {
+			t.chosen = append(t.chosen, environment.Target{InstanceID: id, Queue: rest})
+			continue
+		}
 		name := url[strings.LastIndexByte(url, '/')+1:]
 		if id, ours := strings.CutPrefix(name, prefix); ours && protocol.ValidID(id) {
 			target.InstanceID = id

@@ -1,10 +1,12 @@
 package protocol
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +24,9 @@ type Command struct {
 	ResultQueue  string // URL
 	EventHandle  string // optional
 	Data         string // the request as a JSON string, kept verbatim
+	// ExpirationText is how Expiration stands on the wire, where that is not the plain number of milliseconds: it is part of what is signed.
+	ExpirationText string
+	Signature      Signature // the zero value: not signed
 }
 
 // wireCommand has the field names of the wire. Expiration arrives as a number or as a numeric string.
@@ -33,6 +38,12 @@ type wireCommand struct {
 	ResultQueue  string          `json:"ResultQueue"`
 	EventHandle  string          `json:"EventHandle,omitempty"`
 	Data         string          `json:"Data,omitempty"`
+	Signature    json.RawMessage `json:"Signature,omitempty"`
+}
+
+// commandKeys are the keys of wireCommand.
+func commandKeys() []string {
+	return []string{"DispatcherId", "CommandName", "InvocationId", "Expiration", "ResultQueue", "EventHandle", "Data", "Signature"}
 }
 
 // DecodeCommand reads a queue message body: the command object itself, or an SNS notification (https://docs.aws.amazon.com/sns/latest/dg/
@@ -44,15 +55,26 @@ func DecodeCommand(body []byte) (Command, error) {
 	if err := json.Unmarshal(body, &envelope); err != nil {
 		return Command{}, fmt.Errorf("%w: read body: %w", ErrMalformed, err)
 	}
+	if err := checkKeys(body, "Message"); err != nil {
+		return Command{}, fmt.Errorf("%w: read body: %w", ErrMalformed, err)
+	}
 	inner := body
 	if envelope.Message != nil {
 		inner = []byte(*envelope.Message)
 	}
 	var w wireCommand
-	if err := json.Unmarshal(inner, &w); err != nil {
+	err := json.Unmarshal(inner, &w)
+	if err == nil {
+		err = checkKeys(inner, commandKeys()...)
+	}
+	if err != nil {
 		return Command{}, fmt.Errorf("%w: read command: %w", ErrMalformed, err)
 	}
-	expiration, err := parseMillis(w.Expiration)
+	return w.command()
+}
+
+func (w wireCommand) command() (Command, error) {
+	expiration, text, err := parseMillis(w.Expiration)
 	if err != nil {
 		return Command{}, fmt.Errorf("%w: Expiration: %w", ErrMalformed, err)
 	}
@@ -60,7 +82,47 @@ func DecodeCommand(body []byte) (Command, error) {
 		DispatcherID: w.DispatcherID, CommandName: w.CommandName, InvocationID: w.InvocationID,
 		Expiration: expiration, ResultQueue: w.ResultQueue, EventHandle: w.EventHandle, Data: w.Data,
 	}
+	if text != c.expirationText() {
+		c.ExpirationText = text
+	}
+	if c.Signature, err = decodeSignature(w.Signature); err != nil {
+		return Command{}, fmt.Errorf("%w: Signature: %w", ErrMalformed, err)
+	}
 	return c, c.check()
+}
+
+// decodeSignature reads the field Signature; none, and null, is no signature.
+func decodeSignature(raw json.RawMessage) (s Signature, err error) {
+	if len(raw) == 0 {
+		return s, nil
+	}
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return s, err
+	}
+	if len(s.Value) == 0 {
+		s.Value = nil
+	}
+	return s, checkKeys(raw, "KeyId", "Value")
+}
+
+// expirationText is Expiration as it is signed.
+func (c Command) expirationText() string {
+	if c.ExpirationText != "" {
+		return c.ExpirationText
+	}
+	return strconv.FormatInt(c.Expiration.UnixMilli(), 10)
+}
+
+// numberForm is a number as JSON writes it.
+var numberForm = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
+
+// encodedExpiration writes Expiration so that it is read back with the same text.
+func (c Command) encodedExpiration() (json.RawMessage, error) {
+	text := c.expirationText()
+	if numberForm.MatchString(text) {
+		return json.RawMessage(text), nil
+	}
+	return json.Marshal(text)
 }
 
 func (c Command) check() error {
@@ -81,34 +143,44 @@ func (c Command) check() error {
 // maxMillis keeps a time inside what time.Time and int64 nanoseconds hold (year 2262).
 const maxMillis = math.MaxInt64 / int64(time.Millisecond)
 
-func parseMillis(raw json.RawMessage) (time.Time, error) {
-	text := strings.TrimSpace(string(raw))
+// parseMillis reads a time, and the text it is signed as.
+func parseMillis(raw json.RawMessage) (at time.Time, text string, err error) {
+	text = string(bytes.TrimSpace(raw))
 	if text == "" || text == "null" {
-		return time.Time{}, errors.New("is missing")
+		return time.Time{}, "", errors.New("is missing")
 	}
 	if strings.HasPrefix(text, `"`) {
 		if err := json.Unmarshal(raw, &text); err != nil {
-			return time.Time{}, err
+			return time.Time{}, "", err
 		}
-		text = strings.TrimSpace(text)
 	}
-	if ms, err := strconv.ParseInt(text, 10, 64); err == nil && ms >= 0 && ms <= maxMillis {
-		return time.UnixMilli(ms), nil
+	number := strings.TrimSpace(text)
+	if ms, err := strconv.ParseInt(number, 10, 64); err == nil && ms >= 0 && ms <= maxMillis {
+		return time.UnixMilli(ms), text, nil
 	}
-	f, err := strconv.ParseFloat(text, 64)
+	f, err := strconv.ParseFloat(number, 64)
 	if err != nil || math.IsNaN(f) || f < 0 || f > float64(maxMillis) {
-		return time.Time{}, fmt.Errorf("%.40q is no time in epoch milliseconds", text)
+		return time.Time{}, "", fmt.Errorf("%.40q is no time in epoch milliseconds", number)
 	}
-	return time.UnixMilli(int64(f)), nil
+	return time.UnixMilli(int64(f)), text, nil
 }
 
-// Encode returns the bare form of the message.
+// Encode returns the bare form of the message. Whoever reads it gets the same texts, so a signature stays good.
 func (c Command) Encode() ([]byte, error) {
-	return json.Marshal(wireCommand{
-		DispatcherID: c.DispatcherID, CommandName: c.CommandName, InvocationID: c.InvocationID,
-		Expiration:  json.RawMessage(strconv.FormatInt(c.Expiration.UnixMilli(), 10)),
+	expiration, err := c.encodedExpiration()
+	if err != nil {
+		return nil, fmt.Errorf("encode Expiration: %w", err)
+	}
+	w := wireCommand{
+		DispatcherID: c.DispatcherID, CommandName: c.CommandName, InvocationID: c.InvocationID, Expiration: expiration,
 		ResultQueue: c.ResultQueue, EventHandle: c.EventHandle, Data: c.Data,
-	})
+	}
+	if c.Signature.KeyID != "" || len(c.Signature.Value) > 0 {
+		if w.Signature, err = json.Marshal(c.Signature); err != nil {
+			return nil, fmt.Errorf("encode Signature: %w", err)
+		}
+	}
+	return json.Marshal(w)
 }
 
 // EncodeSNS returns the message inside an SNS notification envelope.

@@ -27,12 +27,15 @@ func enveloped(body string) string {
 
 func TestDecodeCommand_BareAndEnveloped(t *testing.T) {
 	at := time.UnixMilli(1500445448123)
-	for _, expiration := range []string{"1500445448123", `"1500445448123"`, `" 1500445448123 "`, "1500445448123.0", "1.500445448123e12", `"1500445448123.4"`} {
+	for expiration, text := range map[string]string{
+		"1500445448123": "", `"1500445448123"`: "", `" 1500445448123 "`: " 1500445448123 ", "1500445448123.0": "1500445448123.0",
+		"1.500445448123e12": "1.500445448123e12", `"1500445448123.4"`: "1500445448123.4",
+	} {
 		for name, body := range map[string]string{"bare": full(expiration), "SNS": enveloped(full(expiration))} {
 			got, err := protocol.DecodeCommand([]byte(body))
 			want := protocol.Command{
 				DispatcherID: "arn:d", CommandName: "ElasticBeanstalkCommand-AWSEBAutoScalingGroup", InvocationID: "inv-1",
-				Expiration: at, ResultQueue: "https://sqs/1/q", EventHandle: "h", Data: `{"a":1}`,
+				Expiration: at, ResultQueue: "https://sqs/1/q", EventHandle: "h", Data: `{"a":1}`, ExpirationText: text,
 			}
 			if diff := cmp.Diff(want, got); diff != "" || err != nil {
 				t.Errorf("%s, Expiration %s: %v\n%s", name, expiration, err, diff)

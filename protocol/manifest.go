@@ -86,4 +86,10 @@ type Current struct {
 	Manifest string `json:"manifest"` // file name under versions/
 	SHA256   string `json:"sha256"`
 	Serial   int64  `json:"serial"`
+	// Judged is the serial of the last deployment that the operator has brought to its end, where that is another than Serial: that one failed, and
+	// this is the desired state all the same. An instance that knows of a later serial than both takes the object for an old one.
+	Judged int64 `json:"judged,omitempty"`
 }
+
+// AsOf is the serial up to which the desired state takes account of deployments.
+func (c Current) AsOf() int64 { return max(c.Serial, c.Judged) }

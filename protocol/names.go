@@ -36,10 +36,16 @@ func ManifestKey(environmentID, name string) string {
 	return RuntimePrefix(environmentID) + "versions/" + name
 }
 
+// currentName is the file name of the desired state.
+const currentName = "current"
+
 // CurrentKey is the key of the desired state.
 func CurrentKey(environmentID string) string {
-	return RuntimePrefix(environmentID) + "versions/current"
+	return RuntimePrefix(environmentID) + "versions/" + currentName
 }
+
+// SignaturesKey is the key of the signatures of a signed object.
+func SignaturesKey(key string) string { return key + ".sig" }
 
 // SerialKey is the key of the compare-and-swap object behind deployment ids and serials.
 func SerialKey(environmentID string) string { return RuntimePrefix(environmentID) + "versions/serial" }

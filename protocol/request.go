@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,8 +43,9 @@ type Request struct {
 	IsLastStage   bool
 	StageName     string
 	ResourceName  string
+	EnvironmentID string // the environment the order is for; empty: not told, which only unsigned orders may be
 	Data          string // the manifest's file name for deployments
-	DataSHA256    string // hex digest of the manifest object; empty where Data names none
+	DataSHA256    string // hex digest of the manifest object (manifest_sha256); empty where Data names none
 	ExecutionData string
 	Timeout       time.Duration // from the start of the command
 }
@@ -58,9 +60,19 @@ type wireRequest struct {
 	StageName      string   `json:"stage_name,omitempty"`
 	ResourceName   string   `json:"resource_name,omitempty"`
 	Data           string   `json:"data,omitempty"`
-	DataSHA256     string   `json:"data_sha256,omitempty"`
+	EnvironmentID  string   `json:"environment_id,omitempty"`
+	ManifestSHA256 string   `json:"manifest_sha256,omitempty"`
+	OldSHA256      string   `json:"data_sha256,omitempty"` // what manifest_sha256 was called before orders were signed; still in journals
 	ExecutionData  string   `json:"execution_data,omitempty"`
 	CommandTimeout flexInt  `json:"command_timeout,omitzero"`
+}
+
+// requestKeys are the keys of wireRequest.
+func requestKeys() []string {
+	return []string{
+		"api_version", "command_name", "request_id", "instance_ids", "stage_num", "is_last_stage", "stage_name", "resource_name", "data",
+		"environment_id", "manifest_sha256", "data_sha256", "execution_data", "command_timeout",
+	}
 }
 
 // flexInt reads a number or a numeric string: the original's parsers took both.
@@ -112,13 +124,20 @@ func DecodeRequest(data string) (Request, error) {
 	if err := json.Unmarshal([]byte(data), &w); err != nil {
 		return Request{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
+	if err := checkKeys([]byte(data), requestKeys()...); err != nil {
+		return Request{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	if w.OldSHA256 != "" && w.ManifestSHA256 != "" && !strings.EqualFold(w.OldSHA256, w.ManifestSHA256) {
+		return Request{}, fmt.Errorf("%w: manifest_sha256 and data_sha256 name two manifests", ErrBadRequest)
+	}
 	if w.APIVersion == "" {
 		w.APIVersion = APIVersion
 	}
 	r := Request{
 		APIVersion: w.APIVersion, CommandName: w.CommandName, RequestID: w.RequestID, InstanceIDs: w.InstanceIDs,
 		IsLastStage: bool(w.IsLastStage), StageName: w.StageName, ResourceName: w.ResourceName,
-		Data: w.Data, DataSHA256: strings.ToLower(w.DataSHA256), ExecutionData: w.ExecutionData, Timeout: DefaultCommandTimeout,
+		EnvironmentID: w.EnvironmentID, Data: w.Data, DataSHA256: strings.ToLower(cmp.Or(w.ManifestSHA256, w.OldSHA256)),
+		ExecutionData: w.ExecutionData, Timeout: DefaultCommandTimeout,
 	}
 	if w.StageNum.set {
 		r.StageNum = &w.StageNum.value
@@ -150,7 +169,7 @@ func (r Request) Encode() (string, error) {
 	w := wireRequest{
 		APIVersion: r.APIVersion, CommandName: r.CommandName, RequestID: r.RequestID, InstanceIDs: r.InstanceIDs,
 		IsLastStage: flexBool(r.IsLastStage), StageName: r.StageName, ResourceName: r.ResourceName,
-		Data: r.Data, DataSHA256: r.DataSHA256, ExecutionData: r.ExecutionData,
+		EnvironmentID: r.EnvironmentID, Data: r.Data, ManifestSHA256: r.DataSHA256, ExecutionData: r.ExecutionData,
 	}
 	if w.APIVersion == "" {
 		w.APIVersion = APIVersion

@@ -36,6 +36,8 @@ type Config struct {
 	Bucket           string        `yaml:"bucket"`
 	CommandQueueURL  string        `yaml:"command_queue_url"`
 	ResultQueues     []string      `yaml:"result_queues"`
+	TrustedKeys      []string      `yaml:"trusted_keys"`
+	InsecureUnsigned bool          `yaml:"insecure_unsigned"`
 	Platform         string        `yaml:"platform"`
 	Proxy            string        `yaml:"proxy"`
 	Listen           string        `yaml:"listen"`
@@ -141,6 +143,13 @@ func (c Config) Validate() error {
 		if v < 1 || v > maxBundle {
 			bad(key, "is %d, want 1 to %d", v, int64(maxBundle))
 		}
+	}
+	switch {
+	case len(c.TrustedKeys) == 0 && !c.InsecureUnsigned:
+		bad("trusted_keys", "is missing: make a key with `hmctl keygen`, and list its public half here; only orders signed with it are carried out. "+
+			"To take orders from whoever can send to the command queue, say insecure_unsigned: true")
+	case len(c.TrustedKeys) > 0 && c.InsecureUnsigned:
+		bad("trusted_keys, insecure_unsigned", "contradict each other: remove insecure_unsigned, or the keys")
 	}
 	for _, p := range c.ResultQueues {
 		if _, err := path.Match(p, ""); err != nil {

@@ -19,6 +19,8 @@ func sample(o config.Option) string {
 		return "7s"
 	case "shared_commands", "bundle_cache", "bundle_max_archive", "bundle_max_bytes", "bundle_max_files", "bundle_max_ratio", "bundle_max_depth":
 		return "7"
+	case "insecure_unsigned":
+		return "true"
 	}
 	return "v-" + o.Key
 }
@@ -35,7 +37,7 @@ func writeFile(t *testing.T, text string) string {
 }
 
 func fileLine(o config.Option, value string) string {
-	if o.Key == "result_queues" {
+	if o.Key == "result_queues" || o.Key == "trusted_keys" {
 		return fmt.Sprintf("%s: [%q]\n", o.Key, value)
 	}
 	return o.Key + ": " + value + "\n"
@@ -129,7 +131,7 @@ func TestLoad_RefusesWhatItDoesNotKnow(t *testing.T) {
 
 func TestValidate_NamesTheOption(t *testing.T) {
 	good := config.New()
-	good.EnvironmentID, good.Bucket = "e-1", "b"
+	good.EnvironmentID, good.Bucket, good.TrustedKeys = "e-1", "b", []string{"k"}
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +152,8 @@ func TestValidate_NamesTheOption(t *testing.T) {
 		"bundle_max_depth":   func(c *config.Config) { c.BundleMaxDepth = 1 << 62 },
 		"log_level":          func(c *config.Config) { c.LogLevel = "loud" },
 		"result_queues":      func(c *config.Config) { c.ResultQueues = []string{"["} },
+		"hmctl keygen":       func(c *config.Config) { c.TrustedKeys = nil },
+		"insecure_unsigned":  func(c *config.Config) { c.InsecureUnsigned = true },
 	} {
 		c := good
 		breakIt(&c)

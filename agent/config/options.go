@@ -30,6 +30,8 @@ func Options() []Option {
 		text("bucket", "S3 bucket of the environment's record (required)", func(c *Config) *string { return &c.Bucket }),
 		text("command_queue_url", "URL of this instance's command queue; hostmanager-<environment_id>-cmd-<instance_id>, made when missing, when not given", func(c *Config) *string { return &c.CommandQueueURL }),
 		list("result_queues", "URL patterns results may be sent to; queues named hostmanager-* beside the command queue when not given", func(c *Config) *[]string { return &c.ResultQueues }),
+		list("trusted_keys", "public keys that orders must be signed with: name:base64 as `hmctl keygen` prints it, files of keys, or folders of *.pub; required unless insecure_unsigned", func(c *Config) *[]string { return &c.TrustedKeys }),
+		flag("insecure_unsigned", "true: carry out unsigned orders, from anyone who can send to the command queue", func(c *Config) *bool { return &c.InsecureUnsigned }),
 		text("platform", "what commands act upon: docker", func(c *Config) *string { return &c.Platform }),
 		text("proxy", "what stands before the application: builtin (nginx and none are not built yet)", func(c *Config) *string { return &c.Proxy }),
 		text("listen", "address the proxy serves clients on", func(c *Config) *string { return &c.Listen }),
@@ -63,6 +65,14 @@ func list(key, doc string, field func(*Config) *[]string) Option {
 			return nil
 		},
 		Get: func(c Config) string { return strings.Join(*field(&c), ",") },
+	}
+}
+
+func flag(key, doc string, field func(*Config) *bool) Option {
+	return Option{
+		Key: key, Doc: doc,
+		Set: func(c *Config, v string) (err error) { *field(c), err = strconv.ParseBool(v); return err },
+		Get: func(c Config) string { return strconv.FormatBool(*field(&c)) },
 	}
 }
 

@@ -27,6 +27,8 @@ import (
 	"hostmanager/fleet/record"
 	"hostmanager/fleet/source"
 	"hostmanager/internal/layout"
+	"hostmanager/internal/signature"
+	"hostmanager/internal/signature/signing"
 	"hostmanager/protocol"
 )
 
@@ -54,6 +56,7 @@ type stand struct {
 	results  string
 	agent    *exec.Cmd
 	proxy    *exec.Cmd
+	key      signing.Key
 }
 
 func newStand(ctx context.Context, s settings) (_ *stand, err error) {
@@ -67,6 +70,9 @@ func newStand(ctx context.Context, s settings) (_ *stand, err error) {
 			err = errors.Join(err, st.close())
 		}
 	}()
+	if st.key, err = signing.Generate(); err != nil {
+		return st, err
+	}
 	if st.aws, err = localaws.New(localaws.Options{Addr: "127.0.0.1:0"}); err != nil {
 		return st, err
 	}
@@ -88,6 +94,7 @@ func newStand(ctx context.Context, s settings) (_ *stand, err error) {
 	if st.record, err = record.Open(st.objects, bucket, envID); err != nil {
 		return st, err
 	}
+	st.record = st.record.Secured(st.key, signature.Keys{})
 	return st, st.prepare(ctx)
 }
 
@@ -114,6 +121,7 @@ func (st *stand) environment() map[string]string {
 		"AWS_ENDPOINT_URL": st.endpoint, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local",
 		"HOSTMANAGER_ENVIRONMENT_ID": envID, "HOSTMANAGER_INSTANCE_ID": instanceID, "HOSTMANAGER_BUCKET": bucket,
 		"HOSTMANAGER_REGION": "us-east-1", "HOSTMANAGER_DOCKER_NAMESPACE": st.namespace(),
+		"HOSTMANAGER_TRUSTED_KEYS": st.key.Public("bench").String(),
 	}
 }
 
@@ -246,15 +254,20 @@ func (st *stand) manifest(ctx context.Context, app string) (protocol.Request, er
 
 // send puts a command on the instance's queue and returns its invocation id.
 func (st *stand) send(ctx context.Context, r protocol.Request, n int) (string, error) {
+	r.EnvironmentID, r.InstanceIDs = envID, []string{instanceID}
 	r.RequestID = fmt.Sprintf("bench-%d-%d", time.Now().UnixNano(), n)
 	data, err := r.Encode()
 	if err != nil {
 		return "", err
 	}
-	body, err := protocol.Command{
+	c := protocol.Command{
 		DispatcherID: "bench", CommandName: "ElasticBeanstalkCommand-AWSEBAutoScalingGroup", InvocationID: r.RequestID,
 		Expiration: time.Now().Add(2 * time.Minute), ResultQueue: st.results, Data: data,
-	}.Encode()
+	}
+	if c.Signature, err = st.record.Sign(ctx, c.SigningBytes()); err != nil {
+		return "", err
+	}
+	body, err := c.Encode()
 	if err != nil {
 		return "", err
 	}

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/user"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +18,7 @@ import (
 	"hostmanager/fleet"
 	"hostmanager/fleet/record"
 	"hostmanager/internal/cli"
+	"hostmanager/internal/signature"
 	"hostmanager/platform/settings"
 	"hostmanager/protocol"
 )
@@ -25,12 +28,14 @@ type connection struct {
 	environment string
 	bucket      string
 	region      string
+	keys        []string // trusted, as given
 }
 
 func (c *connection) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&c.environment, "environment", "e", "", "id of the environment (default $HMCTL_ENVIRONMENT)")
 	cmd.Flags().StringVar(&c.bucket, "bucket", "", "S3 bucket of the environment's record (default $HMCTL_BUCKET)")
 	cmd.Flags().StringVar(&c.region, "region", "", "AWS region (default from the AWS configuration)")
+	cmd.Flags().StringSliceVar(&c.keys, "trusted-keys", nil, "public keys, or files of them: what they did not sign of the record is refused (default $HMCTL_TRUSTED_KEYS)")
 }
 
 // complete fills what was not given from the environment's variables.
@@ -49,6 +54,19 @@ func (c *connection) complete() error {
 		errs = append(errs, errors.New("no bucket: give --bucket or HMCTL_BUCKET"))
 	}
 	return cli.Usage(errors.Join(errs...))
+}
+
+// trusted reads the keys whose signatures are believed.
+func (c *connection) trusted() (signature.Keys, error) {
+	list := c.keys
+	if len(list) == 0 {
+		list = strings.FieldsFunc(os.Getenv("HMCTL_TRUSTED_KEYS"), func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	keys, err := signature.Load(list)
+	if err != nil {
+		return keys, fmt.Errorf("read trusted keys: %w", err)
+	}
+	return keys, nil
 }
 
 // open connects to the environment. What is done to it is printed with cmd's printer.
@@ -72,6 +90,11 @@ func (c *connection) open(ctx context.Context, cmd *cobra.Command) (*fleet.Fleet
 	if err != nil {
 		return nil, cli.Usage(err)
 	}
+	trusted, err := c.trusted()
+	if err != nil {
+		return nil, cli.Usage(err)
+	}
+	r = r.Secured(nil, trusted)
 	return &fleet.Fleet{
 		Record: r, Queues: queues, Objects: store, Bucket: c.bucket, Holder: holder(), Printer: newConsole(cmd), Check: checkSettings,
 	}, nil
@@ -104,7 +127,7 @@ type selection struct {
 
 func (s *selection) flags(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&s.instances, "instances", nil, "only to these registered instances (ids, comma-separated)")
-	cmd.Flags().StringSliceVar(&s.queues, "queue", nil, "to the instances behind these command queues (URLs) instead of the registered ones")
+	cmd.Flags().StringSliceVar(&s.queues, "queue", nil, "to the instances behind these command queues (URL, or INSTANCE=URL) instead of the registered ones")
 	cmd.Flags().DurationVar(&s.timeout, "timeout", 0, "how long each command may run (default: the option setting Timeout, else 10m)")
 	cmd.Flags().BoolVar(&s.noWait, "no-wait", false, "send and do not wait for the answers")
 }
@@ -115,7 +138,10 @@ func (s *selection) targets() fleet.Selection {
 
 // exit gives an operation's error its exit status.
 func exit(err error) error {
+	var failed *fleet.FailedError
 	switch {
+	case errors.As(err, &failed) && failed.OnlyUnreached():
+		return err // AWS's side, not the instances' verdict
 	case errors.Is(err, fleet.ErrFailed):
 		return cli.InstanceFailure(err)
 	case errors.Is(err, fleet.ErrRefused), errors.Is(err, fleet.ErrNothingToResume):
@@ -153,7 +179,7 @@ func showCurrent(cmd *cobra.Command, show func(*cli.Printer, protocol.Manifest) 
 
 // deployChanges completes a verb that deploys changed settings.
 func deployChanges(cmd *cobra.Command, read func(cmd *cobra.Command, args []string) ([]fleet.Change, error)) *cobra.Command {
-	var at connection
+	var at sender
 	var to selection
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		set, err := read(cmd, args)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -14,7 +15,7 @@ import (
 
 // deployFlags are what deploy takes besides where and to whom.
 type deployFlags struct {
-	connection
+	sender
 	selection
 	application string
 	label       string
@@ -54,7 +55,7 @@ Interrupted or run with --no-wait, a deployment is finished with --resume, or gi
 			return runDeploy(cmd, f, args[0])
 		},
 	}
-	f.connection.flags(cmd)
+	f.sender.flags(cmd)
 	f.selection.flags(cmd)
 	cmd.Flags().StringVar(&f.application, "application", fleet.DefaultApplication, "name of the application")
 	cmd.Flags().StringVarP(&f.label, "label", "l", "", "version label (default app-<commit>-<yymmdd_HHMMSS>)")
@@ -67,6 +68,9 @@ Interrupted or run with --no-wait, a deployment is finished with --resume, or gi
 
 func runDeploy(cmd *cobra.Command, f deployFlags, path string) (err error) {
 	ctx := cmd.Context()
+	if _, err := os.Stat(path); err != nil {
+		return cli.Usage(fmt.Errorf("look at what to deploy: %w", err))
+	}
 	set, err := f.settings.changes(cmd.InOrStdin())
 	if err != nil {
 		return err
@@ -75,11 +79,14 @@ func runDeploy(cmd *cobra.Command, f deployFlags, path string) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := to.CheckFree(ctx); err != nil {
+		return err
+	}
 	if f.label == "" {
 		f.label = fleet.DefaultLabel(ctx, folderOf(path), time.Now())
 	}
 	to.Printer.Packing(f.label)
-	bundle, err := fleet.OpenBundle(ctx, path)
+	bundle, err := fleet.OpenBundle(ctx, path, checkBundle)
 	if err != nil {
 		return exit(err)
 	}

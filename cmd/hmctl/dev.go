@@ -44,13 +44,14 @@ func runDev(cmd *cobra.Command, o dev.Options) error {
 	}
 	p := cli.PrinterFor(cmd)
 	o.Printer = newConsole(cmd)
+	o.Checks = append(o.Checks, checkBundle)
 	o.Ready = func(r dev.Room) error {
 		for _, i := range r.Instances {
 			p.Text("%s  %s  %s", i.ID, i.URL, i.Root)
 		}
 		if !o.Once {
-			p.Text("Until Ctrl-C this environment answers hmctl with:\n  export AWS_ENDPOINT_URL=%s AWS_REGION=%s AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local HMCTL_ENVIRONMENT=%s HMCTL_BUCKET=%s",
-				r.Endpoint, r.Region, r.Environment, r.Bucket)
+			p.Text("Until Ctrl-C this environment answers hmctl with:\n  export AWS_ENDPOINT_URL=%s AWS_REGION=%s AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local HMCTL_ENVIRONMENT=%s HMCTL_BUCKET=%s HMCTL_SIGNING_KEY=%s",
+				r.Endpoint, r.Region, r.Environment, r.Bucket, r.SigningKey)
 		}
 		return p.JSON("ready", r)
 	}

@@ -33,7 +33,7 @@ the usual AWS variables and files.`,
 	}
 	root.AddCommand(
 		newDeployCommand(), newSetenvCommand(), newPrintenvCommand(), newConfigCommand(), newRestartCommand(), newSendCommand(),
-		newStatusCommand(), newLockCommand(), newUnlockCommand(), newForgetCommand(), newDevCommand(), newLocalawsCommand(), cli.VersionCommand("hmctl"),
+		newStatusCommand(), newLockCommand(), newUnlockCommand(), newForgetCommand(), newKeygenCommand(), newDevCommand(), newLocalawsCommand(), cli.VersionCommand("hmctl"),
 	)
 	return root
 }

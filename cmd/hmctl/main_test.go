@@ -21,6 +21,8 @@ import (
 	"hostmanager/fleet/record"
 	"hostmanager/fleet/wiretest"
 	"hostmanager/internal/cli"
+	"hostmanager/internal/signature"
+	"hostmanager/internal/signature/signing"
 	"hostmanager/protocol"
 )
 
@@ -38,7 +40,7 @@ func TestVerbs_HaveHelpInTheHouseForm(t *testing.T) {
 	}
 }
 
-// TestScripts runs the built command line against a local SQS and S3 of each script's own. "gone ID" registers an instance that is silent. "instance ID MODE..." adds an instance that speaks the
+// TestScripts runs the built command line against a local SQS and S3 of each script's own. "gone ID" registers an instance that is silent, "unqueue ID" deletes its queue. "instance ID MODE..." adds an instance that speaks the
 // wire: ok, fail-build, fail-flip, unhealthy, no-time, silent, and second (nothing at the first command, ok from then on).
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -48,11 +50,15 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"instance":  addInstance,
 			"gone":      addGone,
+			"unqueue":   removeQueue,
 			"status":    checkStatus,
 			"awaitsent": awaitSent,
 		},
 	})
 }
+
+// operatorKey signs in the scripts, through HMCTL_SIGNING_KEY.
+func operatorKey() signing.Key { return signing.FromSeed([32]byte{'o', 'p', 's'}) }
 
 type roomKey struct{}
 
@@ -95,6 +101,11 @@ func setup(env *testscript.Env) error {
 		return err
 	}
 	env.Values[roomKey{}] = r
+	pem, err := operatorKey().EncodePEM()
+	if err != nil {
+		return err
+	}
+	env.Setenv("HMCTL_SIGNING_KEY", string(pem))
 	return r.store.CreateBucket(ctx, "bucket")
 }
 
@@ -122,7 +133,7 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 	rec, err := record.Open(r.store, "bucket", ts.Getenv("HMCTL_ENVIRONMENT"))
 	ts.Check(err)
 	i, err := wiretest.New(r.ctx, wiretest.Options{
-		ID: args[0], Record: rec, Queues: r.queues,
+		ID: args[0], Record: rec, Queues: r.queues, Trusted: signature.NewKeys(operatorKey().Public("ops")),
 		Reply: func(i *wiretest.Instance, c protocol.Command, q protocol.Request) ([]string, error) {
 			sent <- struct{}{}
 			return reply(i, c, q)
@@ -143,6 +154,17 @@ func addGone(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	_, err = wiretest.New(r.ctx, wiretest.Options{ID: args[0], Record: rec, Queues: r.queues})
 	ts.Check(err)
+}
+
+// removeQueue deletes an instance's command queue.
+func removeQueue(ts *testscript.TestScript, _ bool, args []string) {
+	r, ok := ts.Value(roomKey{}).(*room)
+	if !ok || len(args) != 1 {
+		ts.Fatalf("usage: unqueue ID")
+	}
+	url, err := r.queues.URL(r.ctx, protocol.CommandQueue(ts.Getenv("HMCTL_ENVIRONMENT"), args[0]))
+	ts.Check(err)
+	ts.Check(r.queues.DeleteQueue(r.ctx, url))
 }
 
 // onSecond loses the first command, as an agent that is killed before it accepts it does.

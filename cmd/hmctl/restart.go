@@ -7,7 +7,7 @@ import (
 )
 
 func newRestartCommand() *cobra.Command {
-	var at connection
+	var at sender
 	var to selection
 	cmd := &cobra.Command{
 		Use:     "restart",

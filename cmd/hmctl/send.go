@@ -7,7 +7,7 @@ import (
 )
 
 func newSendCommand() *cobra.Command {
-	var at connection
+	var at sender
 	var to selection
 	var q fleet.SendRequest
 	var stage int

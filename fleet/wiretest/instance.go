@@ -12,6 +12,7 @@ import (
 
 	"hostmanager/aws/queue"
 	"hostmanager/environment"
+	"hostmanager/internal/signature"
 	"hostmanager/protocol"
 )
 
@@ -25,7 +26,9 @@ type Options struct {
 	Record *environment.Record
 	Queues *queue.Client
 	Reply  Reply
-	Failed func(error) // is told what went wrong on the wire; may be called from the instance's goroutine
+	// Trusted are the keys that commands must be signed with, and then name the environment and this instance; empty: any command is taken.
+	Trusted signature.Keys
+	Failed  func(error) // is told what went wrong on the wire; may be called from the instance's goroutine
 }
 
 // Instance is one instance.
@@ -77,6 +80,9 @@ func (i *Instance) handle(ctx context.Context, m queue.Message) error {
 	if err != nil {
 		return err
 	}
+	if err := i.checkOrder(c); err != nil {
+		return err
+	}
 	answers, err := i.answer(c)
 	if err != nil {
 		return err
@@ -87,6 +93,21 @@ func (i *Instance) handle(ctx context.Context, m queue.Message) error {
 		}
 	}
 	return i.Queues.Delete(ctx, i.Queue, m.Receipt)
+}
+
+// checkOrder holds a command to what agents hold it to. A wrong one is an error of the test, not of the command.
+func (i *Instance) checkOrder(c protocol.Command) error {
+	if i.Trusted.Empty() {
+		return nil
+	}
+	if err := i.Trusted.Verify(c.Signature.KeyID, c.SigningBytes(), c.Signature.Value); err != nil {
+		return fmt.Errorf("command %s: %w", c.InvocationID, err)
+	}
+	r, err := protocol.DecodeRequest(c.Data)
+	if err == nil && (r.EnvironmentID != i.Record.EnvironmentID() || len(r.InstanceIDs) == 0) {
+		err = fmt.Errorf("command %s is for environment %q, instances %q", c.InvocationID, r.EnvironmentID, r.InstanceIDs)
+	}
+	return err
 }
 
 func (i *Instance) answer(c protocol.Command) ([]string, error) {
