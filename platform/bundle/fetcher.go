@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -107,13 +108,19 @@ func (f *Fetcher) Fetch(ctx context.Context, src Source) (string, error) {
 
 // Stage fetches src and unpacks it at dest, as Hold, UnpackLike and Release. Where the disk is too full for the tree, other cached bundles make room
 // before it is refused. What the version before holds in the same form is copied from its tree instead of being inflated again.
+// The bundle stays in the cache for as long as Keep names the tree, by the last part of dest.
 func (f *Fetcher) Stage(ctx context.Context, src Source, dest string, before Before) (Stats, error) {
 	h, err := f.Hold(ctx, src)
 	if err != nil {
 		return Stats{}, err
 	}
 	defer h.Release()
-	return unpackAfter(ctx, h.Path, dest, before.Tree, f.store.ready(before.SHA256), f.Limits, func(dir string, n need) error { return f.store.checkRoom(dir, n, f.held) })
+	room := func(dir string, n need) error { return f.store.checkRoom(dir, n, f.held) }
+	stats, err := unpackAfter(ctx, h.Path, dest, before.Tree, f.store.ready(before.SHA256), f.Limits, room)
+	if err != nil {
+		return stats, err
+	}
+	return stats, f.store.pin(filepath.Base(dest), src.SHA256)
 }
 
 // Hold is Fetch, and keeps the bundle in the cache until the caller releases it.
@@ -151,11 +158,43 @@ func (f *Fetcher) release(digest string) {
 	}
 }
 
-// held says whether somebody uses the digest's file now.
+// held says whether somebody uses the digest's file now, or a tree that was made from it is kept.
 func (f *Fetcher) held(digest string) bool {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.holds[digest] > 0
+	used := f.holds[digest] > 0
+	f.mu.Unlock()
+	return used || f.store.pinned(digest)
+}
+
+// Keep says which trees are still there, by their names: bundles of others are no longer held for them.
+func (f *Fetcher) Keep(trees []string) error {
+	if err := f.Open(); err != nil {
+		return err
+	}
+	return f.store.unpin(trees)
+}
+
+// Spare returns how many bytes of the cache Shrink could give up.
+func (f *Fetcher) Spare(except string) (int64, error) {
+	if err := f.Open(); err != nil {
+		return 0, err
+	}
+	all, err := f.store.list()
+	var bytes int64
+	for _, c := range all {
+		if c.digest != except && !f.held(c.digest) {
+			bytes += c.size
+		}
+	}
+	return bytes, err
+}
+
+// Shrink removes the longest unused bundles until the cache holds at most so many bytes. What is held stays, and the one with the digest except.
+func (f *Fetcher) Shrink(bytes int64, except string) error {
+	if err := f.Open(); err != nil {
+		return err
+	}
+	return f.store.evict(0, bytes, func(digest string) bool { return digest == except || f.held(digest) })
 }
 
 // shared waits for the one flight of the digest, starting it where there is none.

@@ -25,6 +25,7 @@ import (
 //	sha256/<hex>.verified  what its file looked like when its digest was last computed; its time is that of the last use
 //	partial/<hex>.part     a download under way or cut off, locked while a process works at it
 //	partial/<hex>.ranges   which ranges of it are whole (sidecar)
+//	trees/<name>           a link whose target is the digest of the bundle that the tree of that name was made from
 //
 // Nothing here is synced: a bundle can be fetched again. Instead a record counts only within the boot that wrote it; after a power cut every bundle is
 // hashed once more before it is used, and partial downloads begin anew.
@@ -65,7 +66,7 @@ func (s store) part(digest string) string { return filepath.Join(s.dir, "partial
 func (s store) ranges(digest string) string { return filepath.Join(s.dir, "partial", digest+rangesExt) }
 
 func (s store) open() error {
-	for _, sub := range []string{"sha256", "partial"} {
+	for _, sub := range []string{"sha256", "partial", "trees"} {
 		if err := errors.Join(atomicfile.MakeDir(s.dir, 0o700), atomicfile.MakeDir(filepath.Join(s.dir, sub), 0o700)); err != nil {
 			return fmt.Errorf("make bundle cache: %w", err)
 		}
@@ -115,6 +116,51 @@ func (s store) sweepRecords() error {
 		}
 		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return fmt.Errorf("remove leftover of bundle cache: %w", err)
+		}
+	}
+	return nil
+}
+
+// pin notes which bundle a tree was made from. A note that is lost costs a download, no more.
+func (s store) pin(tree, digest string) error {
+	path := filepath.Join(s.dir, "trees", tree)
+	if old, err := os.Readlink(path); err == nil && old == digest {
+		return nil
+	}
+	if err := removeAll(path); err != nil {
+		return err
+	}
+	if err := os.Symlink(digest, path); err != nil {
+		return fmt.Errorf("note the source bundle of %s: %w", tree, diskFull(err, s.dir))
+	}
+	return nil
+}
+
+// pinned says whether a tree was made from the digest's bundle.
+func (s store) pinned(digest string) bool {
+	dir := filepath.Join(s.dir, "trees")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		return err == nil && target == digest
+	})
+}
+
+// unpin forgets trees that are none of these.
+func (s store) unpin(trees []string) error {
+	dir := filepath.Join(s.dir, "trees")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look through notes of trees: %w", err)
+	}
+	for _, e := range entries {
+		if !slices.Contains(trees, e.Name()) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return fmt.Errorf("forget source bundle of %s: %w", e.Name(), err)
+			}
 		}
 	}
 	return nil
