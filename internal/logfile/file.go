@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"gopkg.in/natefinch/lumberjack.v2"
@@ -24,9 +25,13 @@ type Redactor interface {
 const megabyte = 1 << 20
 
 // File is a log file, rotated by size with a bounded number of backups beside it. Safe for concurrent use; made at the first write. A write is
-// kept whole in one file; one larger than a file may be is cut.
+// kept whole in one file; one larger than a file may be is cut. What cannot be written, because the disk is full, is dropped and counted: a log must
+// not stop the work it tells of.
 type File struct {
-	log *lumberjack.Logger
+	log  *lumberjack.Logger
+	mu   sync.Mutex
+	lost int64
+	torn bool // the file ends within a line
 }
 
 // Open describes the file at path: at most sizeMiB each, and backups older ones of it. Nothing is touched before the first write.
@@ -34,16 +39,32 @@ func Open(path string, sizeMiB, backups int) *File {
 	return &File{log: &lumberjack.Logger{Filename: path, MaxSize: sizeMiB, MaxBackups: backups}}
 }
 
-// Write appends p.
+// Write appends p. It never fails.
 func (f *File) Write(p []byte) (int, error) {
-	limit := f.log.MaxSize * megabyte
-	if len(p) <= limit {
-		return f.log.Write(p)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	line, limit := p, f.log.MaxSize*megabyte
+	if f.torn { // by a disk that was full: what follows begins a line of its own
+		line = append([]byte{'\n'}, p...)
 	}
-	if _, err := f.log.Write(append(p[:limit-1:limit-1], '\n')); err != nil {
-		return 0, err
+	if len(line) > limit {
+		line = append(line[:limit-1:limit-1], '\n')
+	}
+	n, err := f.log.Write(line)
+	if err != nil {
+		f.lost++
+	}
+	if n > 0 {
+		f.torn = line[n-1] != '\n' && n < len(line)
 	}
 	return len(p), nil
+}
+
+// Lost returns how many writes were dropped so far.
+func (f *File) Lost() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost
 }
 
 // Reopen lets go of the file, so that the next write opens the path anew: after a rename from outside it is a new file.
@@ -106,6 +127,15 @@ func (r redacted) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// Lost returns how many writes to all files were dropped so far.
+func (s *Set) Lost() int64 {
+	var n int64
+	for _, f := range s.files {
+		n += f.Lost()
+	}
+	return n
 }
 
 // Reopen reopens all files.
