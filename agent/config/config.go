@@ -51,6 +51,11 @@ type Config struct {
 	BundleMaxFiles   int64         `yaml:"bundle_max_files"`
 	BundleMaxRatio   int64         `yaml:"bundle_max_ratio"`
 	BundleMaxDepth   int64         `yaml:"bundle_max_depth"`
+	KeepVersions     int           `yaml:"keep_versions"`
+	DiskReserve      int64         `yaml:"disk_reserve"`
+	ImageReserve     int64         `yaml:"image_reserve"`
+	DockerGC         string        `yaml:"docker_gc"`
+	BuildCache       int64         `yaml:"build_cache"`
 	LogLevel         string        `yaml:"log_level"`
 }
 
@@ -59,6 +64,7 @@ func New() Config {
 	return Config{
 		Platform: "docker", Proxy: "builtin", Listen: ":80", DrainTimeout: 15 * time.Minute,
 		RegisterInterval: time.Minute, SharedCommands: 4, LogLevel: "info",
+		KeepVersions: 2, DiskReserve: 16 << 20, ImageReserve: 1 << 30, DockerGC: "engine", BuildCache: 2 << 30,
 		BundleCache:      bundle.DefaultCacheBytes,
 		BundleMaxArchive: bundle.DefaultArchiveBytes, BundleMaxBytes: bundle.DefaultBytes, BundleMaxFiles: bundle.DefaultFiles,
 		BundleMaxRatio: bundle.DefaultRatio, BundleMaxDepth: bundle.DefaultDepth,
@@ -119,7 +125,7 @@ func (c Config) Validate() error {
 	if c.Bucket == "" {
 		bad("bucket", "is missing: it names the S3 bucket of the environment's record")
 	}
-	for key, choice := range map[string][]string{"platform": {c.Platform, "docker"}, "proxy": {c.Proxy, "builtin"}, "log_level": {c.LogLevel, "debug", "info", "warn", "error"}} {
+	for key, choice := range map[string][]string{"platform": {c.Platform, "docker"}, "proxy": {c.Proxy, "builtin"}, "log_level": {c.LogLevel, "debug", "info", "warn", "error"}, "docker_gc": {c.DockerGC, "engine", "own"}} {
 		if !strings.Contains("|"+strings.Join(choice[1:], "|")+"|", "|"+choice[0]+"|") {
 			bad(key, "is %q, want one of %s", choice[0], strings.Join(choice[1:], ", "))
 		}
@@ -138,7 +144,7 @@ func (c Config) Validate() error {
 	}
 	for key, v := range map[string]int64{
 		"bundle_cache": c.BundleCache, "bundle_max_archive": c.BundleMaxArchive, "bundle_max_bytes": c.BundleMaxBytes, "bundle_max_files": c.BundleMaxFiles,
-		"bundle_max_ratio": c.BundleMaxRatio, "bundle_max_depth": c.BundleMaxDepth,
+		"bundle_max_ratio": c.BundleMaxRatio, "bundle_max_depth": c.BundleMaxDepth, "build_cache": c.BuildCache,
 	} {
 		if v < 1 || v > maxBundle {
 			bad(key, "is %d, want 1 to %d", v, int64(maxBundle))
@@ -150,6 +156,14 @@ func (c Config) Validate() error {
 			"To take orders from whoever can send to the command queue, say insecure_unsigned: true")
 	case len(c.TrustedKeys) > 0 && c.InsecureUnsigned:
 		bad("trusted_keys, insecure_unsigned", "contradict each other: remove insecure_unsigned, or the keys")
+	}
+	if c.KeepVersions < 2 || c.KeepVersions > 50 {
+		bad("keep_versions", "is %d, want 2 to 50: the one that serves and the one to go back to always stay", c.KeepVersions)
+	}
+	for key, v := range map[string]int64{"disk_reserve": c.DiskReserve, "image_reserve": c.ImageReserve} {
+		if v < 0 || v > maxBundle {
+			bad(key, "is %d, want 0 to %d", v, int64(maxBundle))
+		}
 	}
 	for _, p := range c.ResultQueues {
 		if _, err := path.Match(p, ""); err != nil {

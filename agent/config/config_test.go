@@ -17,7 +17,8 @@ func sample(o config.Option) string {
 	switch o.Key {
 	case "drain_timeout", "register_interval":
 		return "7s"
-	case "shared_commands", "bundle_cache", "bundle_max_archive", "bundle_max_bytes", "bundle_max_files", "bundle_max_ratio", "bundle_max_depth":
+	case "shared_commands", "bundle_cache", "bundle_max_archive", "bundle_max_bytes", "bundle_max_files", "bundle_max_ratio", "bundle_max_depth",
+		"keep_versions", "disk_reserve", "image_reserve", "build_cache":
 		return "7"
 	case "insecure_unsigned":
 		return "true"
