@@ -126,11 +126,7 @@ func New(o Options) (*Platform, error) {
 	if err != nil || !pool.Addr().Is4() || pool.Bits() > subnetBits {
 		return nil, fmt.Errorf("%w: address pool %.40q is no IPv4 prefix of /%d or larger", ErrOptions, o.AddressPool, subnetBits)
 	}
-	engine := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
-	if o.Host != "" {
-		engine = append(engine, client.WithHost(o.Host))
-	}
-	cli, err := client.NewClientWithOpts(engine...)
+	cli, err := newClient(o.Host)
 	if err != nil {
 		return nil, fmt.Errorf("make Engine client: %w", err)
 	}
@@ -166,9 +162,10 @@ func (p *Platform) connect(ctx context.Context) error {
 	return nil
 }
 
-// connected makes a hook that needs the Engine.
+// connected makes a hook that needs the Engine, and waits a moment for one that is being restarted.
 func (p *Platform) connected(do func(context.Context, *hooks.Call) error) func(context.Context, *hooks.Call) error {
 	return func(ctx context.Context, c *hooks.Call) error {
+		ctx = waiting(ctx)
 		if err := p.connect(ctx); err != nil {
 			return err
 		}

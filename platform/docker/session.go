@@ -36,11 +36,13 @@ type session struct {
 // openSession offers the tree to the Engine. An Engine that has no sessions is an error.
 func (p *Platform) openSession(ctx context.Context, tree *buildContext) (*session, error) {
 	s := &session{id: rand.Text(), tree: tree, served: make(chan struct{})}
-	conn, err := p.cli.DialHijack(ctx, "/session", "h2c", map[string][]string{
-		"X-Docker-Expose-Session-Uuid":        {s.id},
-		"X-Docker-Expose-Session-Name":        {p.names.network()},
-		"X-Docker-Expose-Session-Sharedkey":   {p.names.network()}, // by which the next session finds what this one sent
-		"X-Docker-Expose-Session-Grpc-Method": {methodDiffCopy, methodHealth},
+	conn, err := bound(ctx, func() (net.Conn, error) {
+		return p.cli.DialHijack(ctx, "/session", "h2c", map[string][]string{
+			"X-Docker-Expose-Session-Uuid":        {s.id},
+			"X-Docker-Expose-Session-Name":        {p.names.network()},
+			"X-Docker-Expose-Session-Sharedkey":   {p.names.network()}, // by which the next session finds what this one sent
+			"X-Docker-Expose-Session-Grpc-Method": {methodDiffCopy, methodHealth},
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open build session: %w", err)
