@@ -86,8 +86,9 @@ type Parts struct {
 	Events     io.Writer // events.jsonl
 	Redact     *redact.Redactor
 	Now        func() time.Time
-	Notify     func(state string) // of systemd
-	LookEvery  time.Duration      // how often the agent looks at what it has deployed; 0: every ten seconds
+	Skew       func() time.Duration // how far the machine's clock is ahead of AWS's; may be nil
+	Notify     func(state string)   // of systemd
+	LookEvery  time.Duration        // how often the agent looks at what it has deployed; 0: every ten seconds
 }
 
 // Agent is the daemon. Make it with New, run it once.
@@ -104,8 +105,12 @@ type Agent struct {
 	worked    chan struct{} // a command began or ended
 	recovered chan struct{} // closed when what an earlier agent left is put right
 	drainOnce sync.Once
-	pulse     atomic.Int64 // unix nanoseconds of the last pass of the intake loop
+	begun     time.Time    // with a monotonic reading
+	pulse     atomic.Int64 // when the intake loop passed last, after begun: setting the machine's clock changes nothing
 	started   time.Time
+	outages   *outages
+	clockOff  bool        // only the intake loop's
+	owed      atomic.Bool // the platform did not answer when the agent started, so what an earlier one left is not put right yet
 
 	mu        sync.Mutex // guards the rest
 	queueURL  string
@@ -134,8 +139,9 @@ func New(p Parts) *Agent {
 	a := &Agent{
 		Parts: p, log: p.Logs.Structured, base: context.Background(),
 		exclusive: newLane(1), shared: newLane(p.Config.SharedCommands), drain: make(chan struct{}), worked: make(chan struct{}, 1), recovered: make(chan struct{}),
-		queueURL: p.Config.CommandQueueURL, started: p.Now(),
+		queueURL: p.Config.CommandQueueURL, started: p.Now(), begun: time.Now(),
 	}
+	a.outages = newOutages(a.event, p.Logs.Structured)
 	a.outbox = newOutbox(a)
 	a.registrar = newRegistrar(a)
 	return a

@@ -269,14 +269,15 @@ func TestAgent_LargeResponseGoesToS3(t *testing.T) {
 }
 
 func TestOutbox_GivesUpADayAfterExpiry(t *testing.T) {
-	w := newWorld(t)
+	clock := localaws.NewFakeClock(time.Now())
+	w := newWorldBy(t, clock)
 	r := w.start()
 	gone := strings.Replace(w.results, "req-1", "gone", 1)
 	c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), results: gone})
 	eventually(t, "the result is known", func() bool { return w.journalled(c.Identity()).Finished() })
 	must(t, r.stop())
-	w.now = func() time.Time { return time.Now().Add(26 * time.Hour) }
-	w.start()
+	clock.Advance(26 * time.Hour)
+	w.start() // whose own clock is wrong by as much: the service's counts
 	eventually(t, "the result is given up", func() bool { return !w.journalled(c.Identity()).SentAt.IsZero() })
 	if !strings.Contains(w.events(), "The result of invocation "+c.InvocationID+" (SUCCESS) was given up") {
 		t.Error(w.events())

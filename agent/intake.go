@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	hostaws "hostmanager/aws"
 	"hostmanager/aws/queue"
 	"hostmanager/protocol"
 )
@@ -17,65 +18,92 @@ const pollPatience = 10 * time.Second
 // pollWait is how long one poll waits for a first message.
 const pollWait = queue.MaxWait
 
+// Bounds of patience with the command queue.
+const (
+	// refusedPatience is how long it takes at most to notice that a queue which may not be read may be read now: somebody has to allow it first.
+	refusedPatience = time.Minute
+	// pollTolerance is how many polls in a row have to fail for it to be worth a word: a poll is tried once, and the network loses a packet now and then.
+	pollTolerance = 3
+	// shortWait is how long a poll waits for a first message after one that failed, so that its success is soon known.
+	shortWait = time.Second
+)
+
 // intake polls the command queue until ctx ends: the next poll begins at once, after an error with growing waits.
 func (a *Agent) intake(ctx context.Context) {
-	again := newPatience(250*time.Millisecond, pollPatience)
-	ready, missing := false, false
+	again, refused := newPatience(250*time.Millisecond, pollPatience), newPatience(time.Second, refusedPatience)
+	ready, missing, wait := false, false, pollWait
 	for ctx.Err() == nil {
-		a.pulse.Store(a.Now().UnixNano())
+		a.beat()
 		if !ready {
 			ready = true
 			a.notify("READY=1")
 		}
-		err := a.poll(ctx)
+		err := a.poll(ctx, wait)
 		if ctx.Err() != nil {
 			return
 		}
 		a.polled(err)
+		a.checkClock()
 		if err == nil {
-			if again.failed() {
-				a.log.Info("command queue answers again")
-			}
 			again.reset()
-			missing = false
+			refused.reset()
+			missing, wait = false, pollWait
 			continue
 		}
-		if again.speaks() {
-			a.Logs.Listener.Errorf("%s", err)
-			a.log.Warn("command queue does not answer", slog.Any("error", err))
-		}
+		wait = shortWait
 		// A queue that is gone is made anew at once; only when that does not help is it waited.
 		if first := errors.Is(err, queue.ErrQueueMissing) && !missing; first {
 			missing = true
+			continue
+		}
+		if errors.Is(err, queue.ErrAccessDenied) {
+			refused.wait(ctx, nil)
 			continue
 		}
 		again.wait(ctx, nil)
 	}
 }
 
+// polled notes how a poll went, and says when that changes for good.
 func (a *Agent) polled(err error) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.lastPoll, a.pollErr = a.Now(), err
+	a.mu.Unlock()
+	if err != nil {
+		tolerance := pollTolerance
+		if queue.Permanent(err) {
+			tolerance = 2 // it is not the network; the first is for a queue that is made anew
+		}
+		a.outages.failed(onCommands, err, tolerance)
+		return
+	}
+	if a.outages.answered(onCommands) {
+		a.outbox.hurry()
+		a.registrar.poke()
+	}
 }
 
-// poll receives once and takes what came.
-func (a *Agent) poll(ctx context.Context) error {
+// poll receives once, waiting for a first message, and takes what came.
+func (a *Agent) poll(ctx context.Context, wait time.Duration) error {
 	a.awaitRoom(ctx)
 	url, err := a.commandQueue(ctx)
 	if err != nil {
 		return err
 	}
 	a.Logs.Listener.Debugf("Receiving messages for queue %s", url)
-	messages, err := a.Queue.Receive(ctx, url, queue.MaxBatch, pollWait)
+	messages, err := a.Queue.Receive(ctx, url, queue.MaxBatch, wait)
 	if errors.Is(err, queue.ErrQueueMissing) {
 		a.forgetQueue()
-		return fmt.Errorf("receive commands: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("receive commands: %w", err)
 	}
+	left := 0
 	for _, m := range messages {
+		if a.mustWait(m) {
+			left++
+			continue
+		}
 		if err := a.take(m); err != nil {
 			// What was not taken comes again when its visibility ends.
 			return fmt.Errorf("accept command: %w", err)
@@ -88,19 +116,69 @@ func (a *Agent) poll(ctx context.Context) error {
 			a.log.Warn("message not deleted", slog.Any("error", err))
 		}
 	}
+	if left > 0 && left == len(messages) {
+		a.pause(ctx, fullPause)
+	}
 	return nil
 }
 
-// awaitRoom waits until both lanes take more, or ctx ends. To wait is right then: the pulse goes on, or a restart would meet the same full lane.
+// fullPause is between polls that bring only commands whose lane is full.
+const fullPause = time.Second
+
+// awaitRoom waits until a lane takes more, or ctx ends. To wait is right then: the pulse goes on, or a restart would meet the same full lanes.
 func (a *Agent) awaitRoom(ctx context.Context) {
-	for _, l := range []*lane{a.exclusive, a.shared} {
-		for full := true; full && ctx.Err() == nil; {
-			a.pulse.Store(a.Now().UnixNano())
-			short, cancel := context.WithTimeout(ctx, intakeStall/3)
-			full = !l.room(short)
-			cancel()
-		}
+	for ctx.Err() == nil && a.exclusive.full() && a.shared.full() {
+		a.beat()
+		a.pause(ctx, fullPause)
 	}
+}
+
+// pause waits for d, or until a lane has room again, or ctx ends.
+func (a *Agent) pause(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	a.exclusive.room(ctx)
+}
+
+// mustWait tells whether a command's lane is full. Its message then stays in the queue, which is durable as well, and comes again when its
+// visibility ends; commands for the other lane pass it.
+func (a *Agent) mustWait(m queue.Message) bool {
+	if !a.exclusive.full() && !a.shared.full() {
+		return false
+	}
+	c, err := protocol.DecodeCommand([]byte(m.Body))
+	if err != nil {
+		return false
+	}
+	request, err := protocol.DecodeRequest(c.Data)
+	if err != nil {
+		return false
+	}
+	if _, known := a.Journal.Command(c.Identity()); known {
+		return false
+	}
+	return a.laneOf(request.CommandName).full()
+}
+
+// checkClock says once that this machine's clock is off, and once that it is right again.
+func (a *Agent) checkClock() {
+	if a.Skew == nil {
+		return
+	}
+	skew := a.Skew()
+	off := skew > hostaws.MaxSkew || skew < -hostaws.MaxSkew
+	switch {
+	case off && !a.clockOff:
+		word := "ahead of"
+		if skew < 0 {
+			word, skew = "behind", -skew
+		}
+		a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf(
+			"This machine's clock is %s %s AWS's. Whether a command expired is judged by AWS's until the clock is right: set it (chronyc makestep).", skew.Round(time.Second), word)})
+	case !off && a.clockOff:
+		a.event(protocol.Event{Severity: protocol.Info, Msg: "This machine's clock agrees with AWS's again."})
+	}
+	a.clockOff = off
 }
 
 const deleteTimeout = 15 * time.Second

@@ -78,6 +78,13 @@ func (l *lane) room(ctx context.Context) bool {
 	}
 }
 
+// full tells whether no more should be pushed.
+func (l *lane) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting) >= laneRoom
+}
+
 // depth tells how many jobs wait and run.
 func (l *lane) depth() (waiting, running int) {
 	l.mu.Lock()

@@ -91,19 +91,20 @@ func TestLane_FullLaneHoldsIntake(t *testing.T) {
 	})
 }
 
-// A full lane is no reason for the watchdog to end the agent.
-func TestIntake_PulsesWhileALaneIsFull(t *testing.T) {
+// Full lanes are no reason for the watchdog to end the agent.
+func TestIntake_PulsesWhileBothLanesAreFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := New(Parts{Logs: &logfile.Set{Structured: slog.New(slog.DiscardHandler)}, Now: time.Now})
 		for range laneRoom {
 			a.exclusive.push(job{do: func(context.Context) {}}, false)
+			a.shared.push(job{do: func(context.Context) {}}, false)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { defer close(ended); a.awaitRoom(ctx) }()
 		for range 10 {
 			<-time.After(7 * time.Minute) // virtual
-			if silent := time.Since(time.Unix(0, a.pulse.Load())); silent >= intakeStall {
+			if silent := time.Since(a.begun) - time.Duration(a.pulse.Load()); silent >= intakeStall {
 				t.Fatalf("no pulse for %v", silent)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"hostmanager/aws/queue"
 	"hostmanager/internal/atomicfile"
 	"hostmanager/journal"
 	"hostmanager/protocol"
@@ -152,6 +153,7 @@ type outbox struct {
 	pending map[string]*delivery
 	early   []string // put before run
 	changed chan struct{}
+	hurried chan struct{} // closed and replaced when what did not answer does again
 	wg      sync.WaitGroup
 }
 
@@ -162,7 +164,7 @@ type delivery struct {
 }
 
 func newOutbox(a *Agent) *outbox {
-	return &outbox{agent: a, slots: make(chan struct{}, sendAtOnce), pending: map[string]*delivery{}, changed: make(chan struct{})}
+	return &outbox{agent: a, slots: make(chan struct{}, sendAtOnce), pending: map[string]*delivery{}, changed: make(chan struct{}), hurried: make(chan struct{})}
 }
 
 // run lets deliveries happen until ctx ends, then waits for those under way.
@@ -270,7 +272,7 @@ func (o *outbox) settle(d time.Duration) {
 
 // deliver tries until the queue took the result, its time is over, or ctx ends; what is left then is found in the journal at the next start.
 func (o *outbox) deliver(ctx context.Context, identity string, d *delivery) {
-	again := newPatience(time.Second, 5*time.Minute)
+	again := newPatience(time.Second, time.Minute)
 	for ctx.Err() == nil {
 		out, ok := o.load(identity)
 		if !ok {
@@ -280,10 +282,12 @@ func (o *outbox) deliver(ctx context.Context, identity string, d *delivery) {
 			o.sent(identity, nil)
 			return
 		}
+		hurried := o.nextHurry()
 		err := o.try(ctx, out)
 		if err == nil {
 			o.sent(identity, nil)
 			o.unspill(out)
+			o.answered(out)
 			return
 		}
 		if ctx.Err() != nil {
@@ -294,13 +298,55 @@ func (o *outbox) deliver(ctx context.Context, identity string, d *delivery) {
 			o.drop(identity, out, err)
 			return
 		}
-		if again.speaks() {
+		if again.speaks() { // the listener's log is the original's; what is wrong is said once for all results
 			o.agent.Logs.Listener.Errorf("Error sending result; will try again: %s", err)
-			o.agent.log.Warn("result not sent yet", slog.String("identity", identity), slog.Any("error", err), slog.Time("until", out.Until))
 		}
-		again.wait(ctx, d.hurry)
+		o.agent.outages.failed(dependencyOf(out, err), err, 1)
+		again.waitFor(ctx, d.hurry, hurried)
 	}
 }
+
+// dependencyOf names what kept a result from being sent: what concerns one queue alone is said of that one.
+func dependencyOf(out outcome, err error) string {
+	switch {
+	case errors.Is(err, errSpill):
+		return onSpills
+	case queue.Permanent(err):
+		return resultQueue(out)
+	default:
+		return onResults
+	}
+}
+
+func resultQueue(out outcome) string { return "Result queue " + out.Queue }
+
+// answered ends the outages that a delivery shows to be over; the other results need not wait any longer.
+func (o *outbox) answered(out outcome) {
+	if out.Spill != nil {
+		o.agent.outages.answered(onSpills)
+	}
+	o.agent.outages.answered(resultQueue(out))
+	if o.agent.outages.answered(onResults) {
+		o.hurry()
+	}
+}
+
+// hurry has every waiting result tried now.
+func (o *outbox) hurry() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.hurried)
+	o.hurried = make(chan struct{})
+}
+
+func (o *outbox) nextHurry() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.hurried
+}
+
+// errSpill marks that a large response could not be brought to S3.
+var errSpill = errors.New("store large response")
 
 // load reads the outcome back from the journal: a waiting result takes no memory.
 func (o *outbox) load(identity string) (outcome, bool) {
@@ -353,7 +399,7 @@ func (o *outbox) spill(ctx context.Context, out outcome) error {
 		return fmt.Errorf("read large response: %w", err)
 	}
 	if err := o.agent.Spills.PutSpill(ctx, out.Spill.Location.Bucket, out.Spill.Location.Key, data); err != nil {
-		return fmt.Errorf("store large response: %w", err)
+		return fmt.Errorf("%w: %w", errSpill, err)
 	}
 	return nil
 }
@@ -369,6 +415,7 @@ func (o *outbox) unspill(out outcome) {
 
 // drop gives a result up. The record says so; it is no longer tried after a restart.
 func (o *outbox) drop(identity string, out outcome, cause error) {
+	o.agent.outages.forget(resultQueue(out))
 	o.agent.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf(
 		"The result of invocation %s (%s) was given up: it could not be sent until %s, last because %v.",
 		out.Result.InvocationID, out.Verdict, out.Until.UTC().Format(time.RFC3339), cause)})

@@ -2,31 +2,28 @@ package agent
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
 
-// patience is waiting between tries: capped exponential with jitter. It also says when a failure is worth a line in the log: the first, and then
-// once for every ten minutes of waiting. Not for concurrent use.
+// patience is waiting between tries, with full jitter: any time up to a bound that doubles, so that a thousand instances that lost the same thing
+// at the same moment do not come back for it together. It also says when a failure is worth a line in the log: the first, and then once for every
+// ten minutes of waiting. Not for concurrent use.
 type patience struct {
-	b     *backoff.ExponentialBackOff
-	tries int
-	quiet time.Duration // waited since the last line
+	first, most time.Duration
+	bound       time.Duration // of the next wait
+	tries       int
+	quiet       time.Duration // waited since the last line
 }
 
 const sayAgainAfter = 10 * time.Minute
 
 func newPatience(first, most time.Duration) *patience {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval, b.Multiplier = first, most, 2
-	b.Reset()
-	return &patience{b: b}
+	return &patience{first: first, most: most, bound: first}
 }
 
 func (p *patience) reset() {
-	p.b.Reset()
-	p.tries, p.quiet = 0, 0
+	p.bound, p.tries, p.quiet = p.first, 0, 0
 }
 
 // failed tells whether a failure was counted since the last reset.
@@ -44,18 +41,23 @@ func (p *patience) speaks() bool {
 
 // next is how long to wait now.
 func (p *patience) next() time.Duration {
-	d := p.b.NextBackOff()
+	d := rand.N(p.bound) + time.Millisecond
+	p.bound = min(2*p.bound, p.most)
 	p.quiet += d
 	return d
 }
 
 // wait waits, and returns early when ctx ends or wake is signalled.
-func (p *patience) wait(ctx context.Context, wake <-chan struct{}) {
+func (p *patience) wait(ctx context.Context, wake <-chan struct{}) { p.waitFor(ctx, wake, nil) }
+
+// waitFor is wait with two that can wake it.
+func (p *patience) waitFor(ctx context.Context, wake, also <-chan struct{}) {
 	t := time.NewTimer(p.next())
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-wake:
+	case <-also:
 	case <-t.C:
 	}
 }

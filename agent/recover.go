@@ -72,6 +72,7 @@ func (a *Agent) recoverPlatform(ctx context.Context) {
 		}
 	}
 	if err := a.Platform.Recover(ctx); err != nil {
+		a.owed.Store(true) // the tender does it as soon as the platform answers
 		a.log.Warn("platform not recovered", slog.Any("error", err))
 	}
 }

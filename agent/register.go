@@ -3,7 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
-	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -16,8 +16,7 @@ import (
 type registrar struct {
 	agent *Agent
 	due   chan struct{}
-	mu    sync.Mutex // one write at a time, so that an older state never overtakes a newer one
-	said  *patience
+	mu    sync.Mutex           // one write at a time, so that an older state never overtakes a newer one
 	told  environment.Instance // last; guarded by mu
 }
 
@@ -31,6 +30,12 @@ const (
 
 const registerTimeout = 20 * time.Second
 
+// registerRetry is how long after a registration that failed the next one is tried, at most.
+const registerRetry = 20 * time.Second
+
+// retry asks for another registration some time later.
+func (r *registrar) retry() { time.AfterFunc(rand.N(registerRetry), r.poke) }
+
 // defaultLook is how often the agent looks at what it has deployed.
 const defaultLook = 10 * time.Second
 
@@ -38,7 +43,7 @@ const defaultLook = 10 * time.Second
 const maxReason = 300
 
 func newRegistrar(a *Agent) *registrar {
-	return &registrar{agent: a, due: make(chan struct{}, 1), said: newPatience(time.Minute, time.Minute)}
+	return &registrar{agent: a, due: make(chan struct{}, 1)}
 }
 
 // poke asks for a registration soon.
@@ -153,11 +158,9 @@ func (r *registrar) write(ctx context.Context, state string) {
 	err = a.Record.Register(ctx, entry)
 	switch {
 	case err == nil:
-		r.said.reset()
+		a.outages.answered(onRecord)
 	case ctx.Err() == nil || context.Cause(ctx) == context.DeadlineExceeded:
-		if r.said.speaks() {
-			a.log.Warn("instance not registered", slog.Any("error", err))
-		}
-		r.said.next()
+		a.outages.failed(onRecord, err, 1)
+		r.retry()
 	}
 }

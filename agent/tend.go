@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"hostmanager/protocol"
@@ -18,12 +18,13 @@ type tender struct {
 	look  func(context.Context) (astray string, err error)
 	mend  func(context.Context) error
 	event func(protocol.Event)
-	log   *slog.Logger
 
-	blind *patience // with a look that finds nothing out
-	again *patience // with what was put right, or could not be, and is astray again
-	acted time.Time // last
-	next  time.Time // no look before
+	says  *outages
+	owed  *atomic.Bool // what an earlier agent left was not put right yet
+	blind *patience    // with a look that finds nothing out
+	again *patience    // with what was put right, or could not be, and is astray again
+	acted time.Time    // last
+	next  time.Time    // no look before
 }
 
 // Times of tending.
@@ -37,14 +38,15 @@ const (
 	mendedAfter = 5 * time.Minute
 )
 
-func newTender(every time.Duration, l *lane, log *slog.Logger) *tender {
-	return &tender{every: every, lane: l, log: log, blind: newPatience(every, 3*every), again: newPatience(mendPause, mendPauseMost)}
+func newTender(every time.Duration, l *lane, says *outages) *tender {
+	return &tender{every: every, lane: l, says: says, owed: &atomic.Bool{}, blind: newPatience(every, 3*every), again: newPatience(mendPause, mendPauseMost)}
 }
 
 // tend looks after the platform until ctx ends.
 func (a *Agent) tend(ctx context.Context) {
 	a.awaitRecovery(ctx)
-	t := newTender(a.LookEvery, a.exclusive, a.log)
+	t := newTender(a.LookEvery, a.exclusive, a.outages)
+	t.owed = &a.owed
 	t.look, t.event = a.Platform.Astray, a.event
 	t.mend = a.putRight
 	t.run(ctx)
@@ -96,13 +98,17 @@ func (t *tender) run(ctx context.Context) {
 // pass looks once, and acts where that is called for.
 func (t *tender) pass(ctx context.Context) {
 	astray, err := t.lookOnce(ctx)
+	if err == nil {
+		t.says.answered(onPlatform)
+	}
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		if t.blind.speaks() {
-			t.log.Warn("platform not looked after", slog.Any("error", err))
-		}
+		t.says.failed(onPlatform, err, 1)
 		t.next = time.Now().Add(t.blind.next())
+	case astray == "" && t.owed.Load():
+		t.blind.reset()
+		t.settle(ctx)
 	case astray == "":
 		t.blind.reset()
 		if time.Since(t.acted) > mendedAfter {
@@ -137,6 +143,22 @@ func (t *tender) act(ctx context.Context) {
 	case <-done:
 	case <-ctx.Done(): // the lane may be closed
 	}
+}
+
+// settle puts right what the agent could not when it started, because the platform did not answer then.
+func (t *tender) settle(ctx context.Context) {
+	done := make(chan struct{})
+	t.lane.push(job{identity: "settle", do: func(ctx context.Context) {
+		defer close(done)
+		if err := t.mend(ctx); err == nil {
+			t.owed.Store(false)
+		}
+	}}, false)
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	t.next = time.Now().Add(max(mendPause, t.again.next()))
 }
 
 // tell says every success, and of failures in a row the first and one from time to time.

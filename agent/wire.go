@@ -14,6 +14,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"hostmanager/agent/config"
+	hostaws "hostmanager/aws"
 	"hostmanager/aws/identity"
 	"hostmanager/aws/objects"
 	"hostmanager/aws/queue"
@@ -88,7 +89,10 @@ type builder struct {
 	queue   *queue.Client
 	objects *objects.Client
 	record  *environment.Record
+	store   *patientStore
 	infra   *infra
+	clock   *hostaws.Clock
+	local   func() time.Time // the machine's own clock
 }
 
 func (b *builder) build(ctx context.Context) (*Agent, error) {
@@ -142,10 +146,12 @@ func (b *builder) identify(ctx context.Context) error {
 
 func (b *builder) clients(ctx context.Context) error {
 	var err error
-	if b.queue, err = queue.New(ctx, queue.Options{Region: b.Config.Region}); err != nil {
+	b.clock = hostaws.NewClock(b.Setup.Now)
+	b.local, b.Now = b.Now, b.clock.Now // logs go by the machine's clock, as all its other logs do
+	if b.queue, err = queue.New(ctx, queue.Options{Region: b.Config.Region, Clock: b.clock}); err != nil {
 		return fmt.Errorf("prepare SQS: %w", err)
 	}
-	if b.objects, err = objects.New(ctx, objects.Options{Region: b.Config.Region}); err != nil {
+	if b.objects, err = objects.New(ctx, objects.Options{Region: b.Config.Region, Clock: b.clock}); err != nil {
 		return fmt.Errorf("prepare S3: %w", err)
 	}
 	if b.record, err = record.Open(b.objects, b.Config.Bucket, b.Config.EnvironmentID); err != nil {
@@ -157,13 +163,14 @@ func (b *builder) clients(ctx context.Context) error {
 		ArchiveBytes: b.Config.BundleMaxArchive, Bytes: b.Config.BundleMaxBytes, Files: int(b.Config.BundleMaxFiles),
 		Ratio: b.Config.BundleMaxRatio, Depth: int(b.Config.BundleMaxDepth),
 	}
-	b.infra = newInfra(b.Root, b.record, bundles, b.redact)
+	b.store = &patientStore{Record: b.record, Bundles: bundles}
+	b.infra = newInfra(b.Root, b.store, b.store, b.redact)
 	return nil
 }
 
 func (b *builder) openLogs() {
 	b.logs = logfile.OpenSet(logfile.Options{
-		Root: b.Root, Redact: b.redact, Level: levelNamed(b.Config.LogLevel), Now: b.Now, PID: os.Getpid(), Also: b.Stderr,
+		Root: b.Root, Redact: b.redact, Level: levelNamed(b.Config.LogLevel), Now: b.local, PID: os.Getpid(), Also: b.Stderr,
 	})
 	b.built.closers = append(b.built.closers, b.logs.Close)
 }
@@ -205,9 +212,10 @@ func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
 	agent = New(Parts{
 		Root: b.Root, Config: b.Config, InstanceID: b.Config.InstanceID, Version: b.Version, BootID: b.BootID,
 		Queue: b.queue, Record: b.record, Spills: spills{b.objects}, Platform: platform, Journal: j, Processor: processor,
-		Logs: b.logs, Events: events, Redact: b.redact, Now: b.Now, LookEvery: b.LookEvery,
+		Logs: b.logs, Events: events, Redact: b.redact, Now: b.Now, Skew: b.clock.Skew, LookEvery: b.LookEvery,
 		Notify: func(state string) { _, _ = daemon.SdNotify(false, state) }, // without systemd there is nobody to tell
 	})
+	b.store.outages = agent.outages
 	for _, e := range b.events {
 		agent.event(e)
 	}
