@@ -14,12 +14,16 @@ import (
 	"hostmanager/protocol"
 )
 
-// take judges one message: decode, duplicate, target, expiry, in this order. When it returns nil the message may be deleted: the journal owns
-// its command, or it can never become one.
+// take judges one message: decode, signature, duplicate, target, expiry, in this order. When it returns nil the message may be deleted: the journal
+// owns its command, or it can never become one.
 func (a *Agent) take(m queue.Message) error {
 	c, err := protocol.DecodeCommand([]byte(m.Body))
 	if err == nil {
-		err = a.checkResultQueue(c.ResultQueue)
+		if err := a.checkSigned(c); err != nil {
+			a.refuseUnsigned(m, c, err)
+			return nil
+		}
+		err = a.checkSender(c)
 	}
 	if err != nil {
 		a.malformed(m, err)
@@ -96,15 +100,25 @@ func (a *Agent) judge(c protocol.Command) (protocol.Request, *answer) {
 			Status: protocol.Failure, ReturnCode: code, Msg: msg, StageNum: request.StageNum,
 		})}
 	}
+	if why := a.notMeant(request); why != "" {
+		a.warnRefused(c, why)
+		return request, inner(1, why)
+	}
 	if !request.AppliesTo(a.InstanceID) {
 		a.Logs.Processor.Infof("Ignoring not applicable command.")
+		a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("An order for other instances came to this one and was not carried out (invocation %.80s).", c.InvocationID)})
 		return request, inner(0, "Ignoring not applicable command.")
 	}
 	if c.Expired(a.Now()) {
 		text := fmt.Sprintf("Invocation %s of command %s for stack %s expired at %s; skipping",
 			c.InvocationID, c.CommandName, c.DispatcherID, c.Expiration.UTC().Format("2006-01-02T15:04:05Z"))
 		a.Logs.Listener.Infof("%s", text)
+		a.event(protocol.Event{Severity: protocol.Warn, Msg: text + "."})
 		return request, &answer{message: text}
+	}
+	if why := a.tooLong(c); why != "" {
+		a.warnRefused(c, why)
+		return request, &answer{message: why}
 	}
 	if _, known := commandproc.Lookup(request.CommandName); !known {
 		return request, inner(1, fmt.Sprintf("Unknown command %s", request.CommandName))
@@ -131,6 +145,14 @@ func (a *Agent) laneOf(command string) *lane {
 		return a.shared
 	}
 	return a.exclusive
+}
+
+// checkSender refuses what passes for one of the agent's own commands, and results that would go to a stranger.
+func (a *Agent) checkSender(c protocol.Command) error {
+	if fromBoot(c) {
+		return fmt.Errorf("%w: DispatcherId %q is kept for the agent's own commands", protocol.ErrMalformed, c.DispatcherID)
+	}
+	return a.checkResultQueue(c.ResultQueue)
 }
 
 // checkResultQueue holds where results may go: a message must not make the agent send what it knows to a stranger.

@@ -18,6 +18,7 @@ import (
 	"hostmanager/internal/layout"
 	"hostmanager/internal/logfile"
 	"hostmanager/internal/redact"
+	"hostmanager/internal/signature"
 	"hostmanager/journal"
 	"hostmanager/protocol"
 )
@@ -85,6 +86,8 @@ type Parts struct {
 	Logs       *logfile.Set
 	Events     io.Writer // events.jsonl
 	Redact     *redact.Redactor
+	Trusted    signature.Keys // orders must be signed with one of them; empty: insecure_unsigned
+	Marks      *marks
 	Now        func() time.Time
 	Skew       func() time.Duration // how far the machine's clock is ahead of AWS's; may be nil
 	Notify     func(state string)   // of systemd
@@ -109,6 +112,7 @@ type Agent struct {
 	pulse     atomic.Int64 // when the intake loop passed last, after begun: setting the machine's clock changes nothing
 	started   time.Time
 	outages   *outages
+	disk      *diskKeeper
 	clockOff  bool        // only the intake loop's
 	owed      atomic.Bool // the platform did not answer when the agent started, so what an earlier one left is not put right yet
 
@@ -170,7 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	intake.Go(func() { a.intake(intakeCtx) })
 	lanes.Go(func() { a.exclusive.run(ctx) })
 	lanes.Go(func() { a.shared.run(ctx) })
-	for _, loop := range []func(context.Context){a.outbox.run, a.registrar.run, a.follow, a.alive, a.watchdog, a.rest, a.tend, control.serve} {
+	for _, loop := range []func(context.Context){a.outbox.run, a.registrar.run, a.follow, a.alive, a.watchdog, a.rest, a.tend, a.careForDisk, control.serve} {
 		rest.Go(func() { loop(restCtx) })
 	}
 	select {
@@ -203,9 +207,12 @@ func (a *Agent) fail(err error) {
 	a.stop(err)
 }
 
-// appendRecord journals, and ends the agent when the journal can take no more.
+// appendRecord journals, and ends the agent when the journal can take no more. A result waits for room where there is none.
 func (a *Agent) appendRecord(r journal.Record) error {
 	err := a.Journal.Append(r)
+	for errors.Is(err, journal.ErrFull) && r.Type == journal.Result && a.disk.awaitRoom(err) {
+		err = a.Journal.Append(r)
+	}
 	if errors.Is(err, journal.ErrBroken) {
 		a.fail(err)
 	}

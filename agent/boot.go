@@ -180,6 +180,10 @@ func (a *Agent) desired(ctx context.Context, s bootState) (protocol.Current, err
 	if err != nil && !errors.Is(err, environment.ErrNoCurrent) {
 		return protocol.Current{}, fmt.Errorf("read the desired state: %w", err)
 	}
+	if a.signed() {
+		a.warnOlder(ctx, s, c)
+		return a.desiredSigned(s, c)
+	}
 	if s.Deployed.Serial <= c.Serial {
 		return c, nil
 	}

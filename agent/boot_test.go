@@ -119,6 +119,7 @@ func TestBoot_LeavesAVersionWhoseOperationFailed(t *testing.T) {
 	w.booted()
 	v2 := w.version("v2", nil, nil)
 	w.operation(v2, environment.Failed)
+	must(t, w.record.JudgeCurrent(t.Context(), v2.Serial)) // as hmctl does when an operation failed
 	w.deployed(order{name: protocol.CmdAppDeploy, manifest: v2})
 	must(t, r.stop())
 	w.boot = "boot-2"

@@ -12,10 +12,12 @@ import (
 	"sync"
 
 	"hostmanager/commandproc"
+	"hostmanager/environment"
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
 	"hostmanager/internal/layout"
 	"hostmanager/internal/redact"
+	"hostmanager/internal/signature"
 	"hostmanager/platform/bundle"
 	"hostmanager/platform/settings"
 	"hostmanager/protocol"
@@ -37,6 +39,8 @@ type infra struct {
 	record  Record
 	bundles Bundles
 	redact  *redact.Redactor
+	marks   *marks       // nil: what is older is not refused
+	refused func(string) // is told why a signed object is refused, for an event
 
 	mu         sync.Mutex
 	invocation string // of the exclusive command that Prepare saw last
@@ -75,6 +79,10 @@ func (i *infra) Prepare(ctx context.Context, j commandproc.Job) (hooks.Deploymen
 		p, err = i.stagedBefore(j.Request)
 	default:
 		p, err = i.fetch(ctx, j.Request)
+		if err == nil {
+			err = i.admit(j, p.manifest)
+		}
+		i.tellRefused(j, err)
 	}
 	if err != nil {
 		return d, err
@@ -89,12 +97,31 @@ func (i *infra) Prepare(ctx context.Context, j commandproc.Job) (hooks.Deploymen
 	return d, nil
 }
 
+// admit refuses a manifest older than one that an order brought before. What start-up brings was judged by the desired state.
+func (i *infra) admit(j commandproc.Job, m protocol.Manifest) error {
+	if i.marks == nil || fromBoot(j.Command) {
+		return nil
+	}
+	if err := i.marks.admit(m.Serial); err != nil {
+		return fmt.Errorf("manifest %s of version %s: %w", j.Request.Data, m.VersionLabel, err)
+	}
+	return nil
+}
+
+// tellRefused makes an event of a verdict on something signed. What start-up is refused it tells itself.
+func (i *infra) tellRefused(j commandproc.Job, err error) {
+	var older *olderError
+	if i.refused != nil && !fromBoot(j.Command) && (signature.Refused(err) || errors.Is(err, environment.ErrDigest) || errors.As(err, &older)) {
+		i.refused(fmt.Sprintf("An order was refused (invocation %.80s): %v.", j.Command.InvocationID, err))
+	}
+}
+
 func (i *infra) fetch(ctx context.Context, r protocol.Request) (prepared, error) {
 	if !protocol.ValidManifestName(r.Data) {
 		return prepared{}, fmt.Errorf("%w: data %.80q is no name of a manifest (manifest_<letters, digits, _ and ->), which %s wants", protocol.ErrBadRequest, r.Data, r.CommandName)
 	}
 	if r.DataSHA256 == "" {
-		return prepared{}, fmt.Errorf("%w: %s must give the SHA-256 of its manifest in data_sha256", protocol.ErrBadRequest, r.CommandName)
+		return prepared{}, fmt.Errorf("%w: %s must give the SHA-256 of its manifest in manifest_sha256", protocol.ErrBadRequest, r.CommandName)
 	}
 	m, raw, err := i.record.GetManifest(ctx, r.Data, r.DataSHA256)
 	if err != nil {

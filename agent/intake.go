@@ -147,7 +147,7 @@ func (a *Agent) mustWait(m queue.Message) bool {
 		return false
 	}
 	c, err := protocol.DecodeCommand([]byte(m.Body))
-	if err != nil {
+	if err != nil || a.checkSigned(c) != nil { // it is refused at once
 		return false
 	}
 	request, err := protocol.DecodeRequest(c.Data)

@@ -49,7 +49,7 @@ func TestAgent_LogsTheActionsEnvironment(t *testing.T) {
 	w.booted()
 	c := w.command(order{name: protocol.CmdRestartAppServer})
 	c.EventHandle = "https://events.example/1"
-	body, err := c.Encode()
+	body, err := signedBy(t, operatorKey(), c).Encode()
 	must(t, err)
 	w.sendBody(string(body))
 	w.one()

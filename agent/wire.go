@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"hostmanager/internal/layout"
 	"hostmanager/internal/logfile"
 	"hostmanager/internal/redact"
+	"hostmanager/internal/signature"
 	"hostmanager/journal"
 	"hostmanager/platform/bundle"
 	"hostmanager/platform/settings"
@@ -91,6 +93,9 @@ type builder struct {
 	record  *environment.Record
 	store   *patientStore
 	infra   *infra
+	disk    *diskKeeper
+	trusted signature.Keys
+	marks   *marks
 	clock   *hostaws.Clock
 	local   func() time.Time // the machine's own clock
 }
@@ -99,6 +104,8 @@ func (b *builder) build(ctx context.Context) (*Agent, error) {
 	if b.Now == nil {
 		b.Now = time.Now
 	}
+	b.disk = newDiskKeeper(b.Root, b.Config)
+	b.disk.makeWay()
 	if err := b.identify(ctx); err != nil {
 		return nil, err
 	}
@@ -112,7 +119,7 @@ func (b *builder) build(ctx context.Context) (*Agent, error) {
 	}
 	j, err := journal.Open(b.Root.Journal(), journal.Options{
 		InstanceID: b.Config.InstanceID, Log: b.logs.Structured, Now: b.Now,
-		OnEvent: func(e protocol.Event) { b.events = append(b.events, e) },
+		OnEvent: func(e protocol.Event) { b.events = append(b.events, e) }, OnFull: b.disk.onFull,
 	})
 	if err != nil {
 		return nil, err
@@ -157,7 +164,12 @@ func (b *builder) clients(ctx context.Context) error {
 	if b.record, err = record.Open(b.objects, b.Config.Bucket, b.Config.EnvironmentID); err != nil {
 		return fmt.Errorf("open the environment's record: %w", err)
 	}
+	if b.trusted, err = loadKeys(b.Config); err != nil {
+		return err
+	}
+	b.record = b.record.Secured(nil, b.trusted)
 	bundles := bundle.NewFetcher(b.objects, b.Root.BundleCache())
+	b.disk.bundles = bundles
 	bundles.CacheBytes = b.Config.BundleCache
 	bundles.Limits = bundle.Limits{
 		ArchiveBytes: b.Config.BundleMaxArchive, Bytes: b.Config.BundleMaxBytes, Files: int(b.Config.BundleMaxFiles),
@@ -165,6 +177,11 @@ func (b *builder) clients(ctx context.Context) error {
 	}
 	b.store = &patientStore{Record: b.record, Bundles: bundles}
 	b.infra = newInfra(b.Root, b.store, b.store, b.redact)
+	b.disk.infra = b.infra
+	b.marks = &marks{file: filepath.Join(b.Root.AgentState(), "serials.json"), environment: b.Config.EnvironmentID}
+	if !b.trusted.Empty() {
+		b.infra.marks = b.marks
+	}
 	return nil
 }
 
@@ -204,21 +221,24 @@ func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
 	var agent *Agent
 	processor := &commandproc.Processor{
 		Root: b.Root, InstanceID: b.Config.InstanceID, Stack: "awseb-" + b.Config.EnvironmentID + "-stack",
-		Steps: journalSteps{j}, Dirs: dirs, Infra: b.infra.builtins(),
-		Prepare: b.infra.Prepare, Commit: b.infra.commit(), Settle: b.infra.settle,
+		Steps: journalSteps{j}, Dirs: helpedDirs{dirs, b.disk}, Infra: b.disk.builtins(b.infra.builtins()),
+		Prepare: b.disk.reserving(b.infra.Prepare, journalSteps{j}), Commit: b.disk.builtin(b.infra.commit()), Settle: b.disk.settling(b.infra.settle),
 		Log: b.logs.Processor, Activity: b.logs.Activity, Structured: b.logs.Structured,
 		OnEvent: func(e protocol.Event) { agent.event(e) }, Now: b.Now,
 	}
 	agent = New(Parts{
 		Root: b.Root, Config: b.Config, InstanceID: b.Config.InstanceID, Version: b.Version, BootID: b.BootID,
 		Queue: b.queue, Record: b.record, Spills: spills{b.objects}, Platform: platform, Journal: j, Processor: processor,
-		Logs: b.logs, Events: events, Redact: b.redact, Now: b.Now, Skew: b.clock.Skew, LookEvery: b.LookEvery,
+		Logs: b.logs, Events: events, Redact: b.redact, Trusted: b.trusted, Marks: b.marks, Now: b.Now, Skew: b.clock.Skew, LookEvery: b.LookEvery,
 		Notify: func(state string) { _, _ = daemon.SdNotify(false, state) }, // without systemd there is nobody to tell
 	})
 	b.store.outages = agent.outages
+	b.disk.serve(agent, platform, func() int64 { return b.logs.Lost() + events.Lost() })
+	b.infra.refused = func(text string) { agent.event(protocol.Event{Severity: protocol.Warn, Msg: text}) }
 	for _, e := range b.events {
 		agent.event(e)
 	}
+	agent.sayUnsigned()
 	return agent, nil
 }
 
