@@ -117,7 +117,7 @@ func (a *Agent) poll(ctx context.Context, wait time.Duration) error {
 		}
 	}
 	if left > 0 && left == len(messages) {
-		a.pause(ctx, fullPause)
+		a.breathe(ctx, fullPause)
 	}
 	return nil
 }
@@ -129,12 +129,12 @@ const fullPause = time.Second
 func (a *Agent) awaitRoom(ctx context.Context) {
 	for ctx.Err() == nil && a.exclusive.full() && a.shared.full() {
 		a.beat()
-		a.pause(ctx, fullPause)
+		a.breathe(ctx, fullPause)
 	}
 }
 
-// pause waits for d, or until a lane has room again, or ctx ends.
-func (a *Agent) pause(ctx context.Context, d time.Duration) {
+// breathe waits for d, or until a lane has room again, or ctx ends.
+func (a *Agent) breathe(ctx context.Context, d time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	a.exclusive.room(ctx)
