@@ -164,6 +164,7 @@ type room struct {
 	Options
 	about     Room
 	temporary bool
+	opened    bool // the folder is this room's
 	server    *localaws.Server
 	fleet     *fleet.Fleet
 	key       signing.Key
@@ -172,7 +173,12 @@ type room struct {
 }
 
 func (r *room) open(ctx context.Context) error {
-	if err := r.folder(); err != nil {
+	r.sweep(ctx)
+	if err := r.folder(ctx); err != nil {
+		return err
+	}
+	r.opened = true
+	if err := r.writeMark(); err != nil {
 		return err
 	}
 	if err := r.endpoint(ctx); err != nil {
@@ -193,10 +199,10 @@ func (r *room) open(ctx context.Context) error {
 }
 
 // folder makes the room's folder.
-func (r *room) folder() (err error) {
+func (r *room) folder(ctx context.Context) (err error) {
 	if r.Root == "" {
 		r.temporary = true
-		r.Root, err = os.MkdirTemp("", "hmctl-dev-")
+		r.Root, err = os.MkdirTemp("", tempName)
 		return err
 	}
 	if r.Root, err = filepath.Abs(r.Root); err != nil {
@@ -204,6 +210,9 @@ func (r *room) folder() (err error) {
 	}
 	if err := os.MkdirAll(r.Root, 0o755); err != nil {
 		return fmt.Errorf("make the room's folder: %w", err)
+	}
+	if err := r.tidyUp(ctx, r.Root); err != nil {
+		return err
 	}
 	left, err := os.ReadDir(r.Root)
 	if err == nil && len(left) > 0 {
@@ -311,6 +320,9 @@ func (r *room) close(ctx context.Context) error {
 	}
 	if r.server != nil {
 		errs = append(errs, r.server.Close())
+	}
+	if errors.Join(errs...) == nil && r.opened {
+		errs = append(errs, r.removeMark())
 	}
 	if r.temporary && r.Root != "" {
 		errs = append(errs, os.RemoveAll(r.Root))

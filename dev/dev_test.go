@@ -2,6 +2,7 @@ package dev_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +24,7 @@ import (
 	"hostmanager/fleet"
 	"hostmanager/fleet/record"
 	"hostmanager/fleet/wiretest"
+	"hostmanager/internal/procid"
 )
 
 // modeVariable makes this test binary a stand-in for hostmanager: real processes that speak the real wire, without Docker.
@@ -280,6 +282,71 @@ func TestRun_RemovesATemporaryFolder(t *testing.T) {
 	if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
+}
+
+// TestRun_RemovesWhatAKilledRoomLeft kills a room in a process of its own; the next one in the same folder, and for a temporary folder any next one,
+// purges its instances and removes their folders.
+func TestRun_RemovesWhatAKilledRoomLeft(t *testing.T) {
+	for _, temporary := range []bool{false, true} {
+		temp := t.TempDir()
+		t.Setenv("TMPDIR", temp)
+		o, out := options(t, "ok")
+		o.Root = filepath.Join(temp, "hmctl-dev-killed")
+		killRoom(t, o.Root)
+		if temporary {
+			o.Root = ""
+		}
+		o.Once = true
+		if err := dev.Run(t.Context(), o); err != nil {
+			t.Fatalf("%v\n%s", err, out.text.String())
+		}
+		if !strings.Contains(out.text.String(), "Removed what an hmctl dev that was killed left in ") {
+			t.Errorf("says nothing of it:\n%s", out.text.String())
+		}
+		if left, err := filepath.Glob(filepath.Join(temp, "hmctl-dev-*", "i-dev0000009")); err != nil || len(left) > 0 {
+			t.Errorf("left %v, %v", left, err)
+		}
+	}
+}
+
+// killRoom makes the folder look as one of a room that was killed.
+func killRoom(t *testing.T, root string) {
+	t.Helper()
+	of := procid.Self()
+	of.Start++ // this pid, but another process
+	text, err := json.Marshal(map[string]any{"process": of, "instances": []dev.Instance{{ID: "i-dev0000009"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		".hmctl-dev.json": string(text),
+		"i-dev0000009/etc/hostmanager/hostmanager.yaml": "",
+	} {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRun_LeavesARunningRoomAlone(t *testing.T) {
+	o, _ := options(t, "ok")
+	other, _ := options(t, "ok")
+	other.Root, other.Once, other.Instances = o.Root, true, 1
+	o.Once = true
+	o.Ready = func(dev.Room) error {
+		if err := dev.Run(t.Context(), other); !errors.Is(err, dev.ErrOptions) || !strings.Contains(err.Error(), "still runs") {
+			t.Errorf("a second room in the folder: %v", err)
+		}
+		return nil
+	}
+	if err := dev.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	purged(t, o.Root, 2)
 }
 
 func TestRun_RefusesOptions(t *testing.T) {

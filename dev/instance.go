@@ -39,6 +39,9 @@ func (r *room) instance(ctx context.Context, n int, namespace string) error {
 		return err
 	}
 	r.about.Instances = append(r.about.Instances, Instance{ID: id, URL: "http://" + addr, Root: string(root), Namespace: own})
+	if err := r.writeMark(); err != nil {
+		return err
+	}
 	if err := r.start(ctx, root, id, "proxy", "--listen", addr); err != nil {
 		return err
 	}

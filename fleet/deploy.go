@@ -76,6 +76,7 @@ func (f *Fleet) prepareDeploy(ctx context.Context, q DeployRequest) (*operation,
 	if err != nil {
 		return nil, err
 	}
+	f.warnUnknown(q.Changes)
 	if q.Bundle.Unread != nil {
 		f.say(protocol.Warn, "Passed over what cannot be read in the bundle: %v.", q.Bundle.Unread)
 	}
@@ -197,6 +198,7 @@ func (f *Fleet) prepareConfig(ctx context.Context, q ConfigRequest) (*operation,
 	if err := f.checked(options); err != nil {
 		return nil, err
 	}
+	f.warnUnknown(q.Changes)
 	timeout, err := commandTimeout(q.Timeout, options)
 	if err != nil {
 		return nil, err

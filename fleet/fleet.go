@@ -80,6 +80,7 @@ type Fleet struct {
 	Holder  string // who, for the lock and the records: "anna@laptop"
 	Printer Printer
 	Check   func(protocol.OptionSettings) error // refuses settings instances cannot use, before anything is done; nil: all pass
+	Known   func(namespace, option string) bool // tells which options anything reads; others are stored with a warning. nil: all
 	// Unsigned lets orders go out unsigned where Record has no signer, for agents with insecure_unsigned. Without it nothing is begun then.
 	Unsigned bool
 

@@ -78,6 +78,18 @@ func (f *Fleet) checked(options protocol.OptionSettings) error {
 	return nil
 }
 
+// warnUnknown says which of the changes nothing will ever read. They are stored all the same: a later version may know them.
+func (f *Fleet) warnUnknown(changes []Change) {
+	if f.Known == nil {
+		return
+	}
+	for _, c := range changes {
+		if !c.Remove && !f.Known(c.Namespace, c.Option) {
+			f.say(protocol.Warn, "Unknown option %.80q in namespace %.80q; stored, but nothing reads it.", c.Option, c.Namespace)
+		}
+	}
+}
+
 func sameOptions(a, b protocol.OptionSettings) bool {
 	return maps.EqualFunc(a, b, func(x, y map[string]string) bool { return maps.Equal(x, y) })
 }

@@ -96,7 +96,7 @@ func (c *connection) open(ctx context.Context, cmd *cobra.Command) (*fleet.Fleet
 	}
 	r = r.Secured(nil, trusted)
 	return &fleet.Fleet{
-		Record: r, Queues: queues, Objects: store, Bucket: c.bucket, Holder: holder(), Printer: newConsole(cmd), Check: checkSettings,
+		Record: r, Queues: queues, Objects: store, Bucket: c.bucket, Holder: holder(), Printer: newConsole(cmd), Check: checkSettings, Known: settings.Known,
 	}, nil
 }
 

@@ -18,7 +18,8 @@ func newDevCommand() *cobra.Command {
 		Short: "Try a source bundle on this machine, with no AWS account",
 		Long: `Run a local SQS and S3 and, for every instance, a real agent and proxy; deploy DIR to them through real commands and print
 where they answer. It needs a Docker Engine and the hostmanager binary. Until Ctrl-C, other hmctl verbs work against it.
-At the end processes, containers and images are removed; so is the folder, unless it was given with --root.`,
+At the end processes, containers and images are removed; so is the folder, unless it was given with --root. What an hmctl dev
+that was killed left behind is removed by the next one: with --root in the same folder, else in any.`,
 		Example: `  hmctl dev . --instances 2
   hmctl dev app.zip --once --env GREETING=hello`,
 		Args: cobra.ExactArgs(1),
