@@ -7,6 +7,8 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 LDFLAGS   := -s -w -X hostmanager/internal/cli.version=$(VERSION)
 FUZZTIME  ?= 20s
 COUNT     ?= 10
+KILLS     ?= 500
+SEED      ?= 0
 
 export CGO_ENABLED ?= 0
 
@@ -52,9 +54,8 @@ bench: docker build ## the figures of docs/architecture.md, as ratios in one run
 	@scripts/bench -bin $(BUILD) -count $(COUNT)
 
 .PHONY: chaos
-chaos: docker ## kill -9 agent, proxy, hmctl, downloads and journal writers at every point tests know, with Docker too
-	CI=true CGO_ENABLED=1 $(GO) test -race -count=1 -run 'Kill|Crash|Undo|Interrupt|Resume|TestScripts/^killed$$' \
-		./agent/... ./cmd/... ./commandproc/... ./dev/... ./fleet/... ./journal/... ./platform/...
+chaos: docker ## kill -9 of agent, proxy and hmctl at every record and KILLS=500 random moments, power losses (SEED=n repeats a plan)
+	$(GO) run ./chaos -seed $(SEED) -kills $(KILLS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=20s

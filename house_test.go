@@ -20,7 +20,7 @@ const module = "hostmanager"
 // floors lists the rooms from the top down: a room imports from floors below its own only. A name stands for the folder and all inside it;
 // the longest name that fits counts.
 var floors = [][]string{
-	{"cmd", "demo", "bench", "tools"},
+	{"cmd", "demo", "bench", "chaos", "tools"},
 	{"agent", "dev"},
 	{"commandproc", "platform", "worker", "fleet"},
 	{"hooks", "environment", "journal", "aws"},

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// tally is what a part counts. Safe for concurrent use.
+type tally struct {
+	mu         sync.Mutex
+	kills      int
+	others     int // kills of what is no agent
+	commands   int
+	results    int // distinct
+	deliveries int
+	resumed    int // killed and yet a SUCCESS
+	unwound    int // killed and a FAILURE
+	doubles    int
+	lost       int
+	stuck      int
+	unlike     int // results that came twice and differ, or came before they were durable
+	wrong      int // anything else that may not be
+	own        []time.Duration
+	whole      []time.Duration
+	landed     map[string]int // what the journal ended with at a kill
+	violations []string
+}
+
+func newTally() *tally { return &tally{landed: map[string]int{}} }
+
+func (t *tally) count(f func(*tally)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f(t)
+}
+
+// violate takes note of something that may not be.
+func (t *tally) violate(counter *int, format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	*counter++
+	t.violations = append(t.violations, fmt.Sprintf(format, args...))
+}
+
+func (t *tally) broken() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.violations) > 0
+}
+
+// print shows the counts and what was broken.
+func (t *tally) print(out io.Writer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fmt.Fprintf(out, "kills %d (and %d of proxy and hmctl)  commands %d  results %d in %d deliveries\n", t.kills, t.others, t.commands, t.results, t.deliveries)
+	fmt.Fprintf(out, "killed commands: %d succeeded, %d were taken back\n", t.resumed, t.unwound)
+	fmt.Fprintf(out, "double runs %d  lost %d  stuck %d  unlike results %d  other %d\n", t.doubles, t.lost, t.stuck, t.unlike, t.wrong)
+	if len(t.own) > 0 {
+		fmt.Fprintf(out, "from the agent's start to the killed command's result, n=%d:\n", len(t.own))
+		fmt.Fprintf(out, "  own time (without build, hook files, starting and gating the container) p50 %s  p99 %s  max %s; held to 2 s: %s\n",
+			at(t.own, 0.5), at(t.own, 0.99), at(t.own, 1), met(at(t.own, 1) < 2*time.Second))
+		fmt.Fprintf(out, "  all of it                                                               p50 %s  p99 %s  max %s\n", at(t.whole, 0.5), at(t.whole, 0.99), at(t.whole, 1))
+	}
+	if len(t.landed) > 0 {
+		fmt.Fprintf(out, "the kills fell behind %d different records, most often:\n", len(t.landed))
+		names := slices.SortedFunc(maps.Keys(t.landed), func(a, b string) int {
+			if d := t.landed[b] - t.landed[a]; d != 0 {
+				return d
+			}
+			return strings.Compare(a, b)
+		})
+		for _, name := range names[:min(8, len(names))] {
+			fmt.Fprintf(out, "  %4d  %s\n", t.landed[name], name)
+		}
+	}
+	for _, v := range t.violations {
+		fmt.Fprintln(out, "BROKEN:", v)
+	}
+}
+
+// at returns the value below which the share q of all lies.
+func at(d []time.Duration, q float64) time.Duration {
+	c := slices.Clone(d)
+	slices.Sort(c)
+	return c[min(len(c)-1, int(q*float64(len(c))))].Round(time.Millisecond)
+}
+
+func met(ok bool) string {
+	if ok {
+		return "met"
+	}
+	return "NOT met"
+}
