@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"hostmanager/internal/layout"
+	"hostmanager/internal/signature"
 	"hostmanager/internal/unixsock"
 	"hostmanager/journal"
 	"hostmanager/protocol"
@@ -31,12 +32,33 @@ type Status struct {
 	Queue           string          `json:"command_queue,omitempty"`
 	LastPoll        time.Time       `json:"last_poll,omitzero"`
 	PollError       string          `json:"poll_error,omitempty"`
+	Orders          *Orders         `json:"orders,omitempty"`
 	Running         *current        `json:"running,omitempty"`
 	Waiting         int             `json:"commands_waiting"`
 	Unsent          int             `json:"results_unsent"`
 	Application     *Application    `json:"application,omitempty"`
 	ApplicationErr  string          `json:"application_error,omitempty"`
 	Commands        []CommandStatus `json:"last_commands"`
+}
+
+// Orders says whose orders the agent carries out.
+type Orders struct {
+	Signed      bool         `json:"signed"` // false: anyone's
+	TrustedKeys []TrustedKey `json:"trusted_keys"`
+}
+
+// TrustedKey is a key by the name the operator gave it and the id that signatures have.
+type TrustedKey struct {
+	Name string `json:"name,omitempty"`
+	ID   string `json:"id"`
+}
+
+func ordersOf(keys signature.Keys) *Orders {
+	o := &Orders{Signed: !keys.Empty(), TrustedKeys: []TrustedKey{}}
+	for _, k := range keys.List() {
+		o.TrustedKeys = append(o.TrustedKeys, TrustedKey{k.Name, k.ID()})
+	}
+	return o
 }
 
 // CommandStatus is one command as the journal knows it.
@@ -98,6 +120,7 @@ func (a *Agent) status(ctx context.Context) Status {
 	s := Status{
 		Reached: true, InstanceID: a.InstanceID, EnvironmentID: a.Config.EnvironmentID, EnvironmentName: a.Config.EnvironmentName,
 		Version: a.Version, PID: os.Getpid(), Started: a.started, State: a.registrar.state(), Unsent: a.outbox.waiting(),
+		Orders: ordersOf(a.Trusted),
 	}
 	s.Waiting, _ = a.exclusive.depth()
 	a.mu.Lock()

@@ -75,6 +75,9 @@ func runAgent(ctx context.Context, c config.Config, root layout.Root, cmd *cobra
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 	built, err := agent.Build(ctx, agent.Setup{Root: root, Config: c, Version: cli.Version(), Stderr: cmd.ErrOrStderr()})
+	if errors.Is(err, config.ErrInvalid) {
+		return cli.Usage(err)
+	}
 	if err != nil {
 		return err
 	}

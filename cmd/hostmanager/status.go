@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,7 @@ func printStatus(p *cli.Printer, s agent.Status) {
 	if s.Reached {
 		p.Text("Instance %s of environment %s, agent %s (pid %d) is %s%s", s.InstanceID, s.EnvironmentID, s.Version, s.PID, s.State, because(s.Trouble))
 		printPoll(p, s)
+		p.Text("Orders:      %s", ordersText(s.Orders))
 		printApplication(p, s)
 	} else {
 		p.Text("Instance %s: the agent does not answer; this is what its journal says", s.InstanceID)
@@ -67,6 +69,18 @@ func printPoll(p *cli.Printer, s agent.Status) {
 	default:
 		p.Text("Queue:       %s, last answer %s", s.Queue, clock(s.LastPoll))
 	}
+}
+
+// ordersText says whose orders are carried out.
+func ordersText(o *agent.Orders) string {
+	if o == nil || !o.Signed {
+		return "UNSIGNED: those of anyone who can send to the command queue (insecure_unsigned)"
+	}
+	keys := make([]string, 0, len(o.TrustedKeys))
+	for _, k := range o.TrustedKeys {
+		keys = append(keys, strings.TrimSpace(k.Name+" "+k.ID))
+	}
+	return "signed with one of: " + strings.Join(keys, ", ")
 }
 
 func printApplication(p *cli.Printer, s agent.Status) {
