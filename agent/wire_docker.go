@@ -15,8 +15,26 @@ type dockerPlatform struct{ *docker.Platform }
 func newDockerPlatform(s PlatformSetup) (dockerPlatform, error) {
 	p, err := docker.New(docker.Options{
 		Root: s.Root, Namespace: s.Config.DockerNamespace, Valve: valve{proxy.NewClient(s.Root)}, Log: s.Logs.Structured,
+		Keep: s.Config.KeepVersions, WholeEngine: s.Config.DockerGC == "engine", BuildCache: s.Config.BuildCache,
 	})
 	return dockerPlatform{p}, err
+}
+
+// ImageRoom implements imageRoom.
+func (p dockerPlatform) ImageRoom(ctx context.Context) (dir string, last int64, err error) {
+	room, err := p.Platform.ImageRoom(ctx)
+	return room.Dir, room.Last, err
+}
+
+// Spare implements collector.
+func (p dockerPlatform) Spare(ctx context.Context) (trees []string, imageBytes int64, err error) {
+	spare, err := p.Platform.Spare(ctx)
+	return spare.Trees, spare.ImageBytes, err
+}
+
+// Collect implements collector.
+func (p dockerPlatform) Collect(ctx context.Context, failed, hard bool) error {
+	return p.Platform.Collect(ctx, docker.CollectOptions{Failed: failed, Hard: hard})
 }
 
 // Status says what runs.
@@ -61,4 +79,8 @@ func (v valve) Drain(ctx context.Context, addr string, timeout time.Duration) er
 	return err
 }
 
-var _ docker.Valve = valve{}
+var (
+	_ docker.Valve = valve{}
+	_ imageRoom    = dockerPlatform{}
+	_ collector    = dockerPlatform{}
+)

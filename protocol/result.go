@@ -46,6 +46,7 @@ const (
 	CauseTimeout     = "timeout"     // the command's own time was over
 	CauseAborted     = "aborted"     // somebody asked for its end, or the agent's own end would not wait for it
 	CauseSuperseded  = "superseded"  // a newer deployment waited behind it, so it was never begun
+	CauseNoRoom      = "no_room"     // a disk had no room for it
 	CauseInterrupted = "interrupted" // a crash cut it short where it cannot be taken up again
 )
 

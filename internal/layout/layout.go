@@ -24,6 +24,9 @@ func (r Root) AgentState() string { return r.Join("var/lib/hostmanager/agent") }
 // Journal is the file of the command journal.
 func (r Root) Journal() string { return filepath.Join(r.AgentState(), "journal") }
 
+// DiskReserve is the folder of the room that is kept back for a full disk.
+func (r Root) DiskReserve() string { return filepath.Join(r.AgentState(), "reserve") }
+
 // Outbox is the folder of results that wait to be sent.
 func (r Root) Outbox() string { return filepath.Join(r.AgentState(), "outbox") }
 

@@ -189,6 +189,14 @@ func (f *Fetcher) Spare(except string) (int64, error) {
 	return bytes, err
 }
 
+// PinnedBy returns the size of the bundle that is held for a tree alone, 0 where there is none.
+func (f *Fetcher) PinnedBy(tree string) int64 {
+	if f.Open() != nil {
+		return 0
+	}
+	return f.store.pinnedBy(tree)
+}
+
 // Shrink removes the longest unused bundles until the cache holds at most so many bytes. What is held stays, and the one with the digest except.
 func (f *Fetcher) Shrink(bytes int64, except string) error {
 	if err := f.Open(); err != nil {

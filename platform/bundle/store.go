@@ -149,6 +149,28 @@ func (s store) pinned(digest string) bool {
 	})
 }
 
+func (s store) pinnedBy(tree string) int64 {
+	dir := filepath.Join(s.dir, "trees")
+	digest, err := os.Readlink(filepath.Join(dir, tree))
+	if err != nil || !isDigest(digest) {
+		return 0
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if other, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && other == digest && e.Name() != tree {
+			return 0
+		}
+	}
+	info, err := os.Stat(s.file(digest))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
 // unpin forgets trees that are none of these.
 func (s store) unpin(trees []string) error {
 	dir := filepath.Join(s.dir, "trees")
