@@ -1,28 +1,37 @@
 package proc
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hostmanager/internal/proc/table"
 )
+
+// spared is in the environment of what a process that may detach started: EndMarked leaves it alone.
+const spared = "HOSTMANAGER_DETACH=true"
 
 // EndMarked ends every process whose environment holds the entry mark ("INVOCATION_ID=..."), whoever its parent is by now: SIGTERM, and after
 // grace SIGKILL. It is for the start after a crash: the kernel ended the child of the agent that died, but not the child's own children. It
-// returns how many there were once none is left, and an error when ctx ends first. This process itself is never among them.
+// returns how many there were once none is left, and an error when ctx ends first. This process itself is never among them, nor is what was
+// started with Command.Detach.
 func EndMarked(ctx context.Context, mark string, grace time.Duration) (int, error) {
 	if mark == "" {
 		return 0, errors.New("end marked processes: no mark given")
 	}
+	t, err := table.Open()
+	if err != nil {
+		return 0, fmt.Errorf("end marked processes: %w", err)
+	}
+	defer t.Close()
 	deadline := time.Now().Add(grace)
-	sent, seen := map[int]unix.Signal{}, map[int]bool{}
+	sent, seen := map[key]unix.Signal{}, map[key]bool{}
 	for {
-		found, err := marked(mark)
+		found, err := marked(t, mark)
 		if err != nil {
 			return len(seen), fmt.Errorf("end marked processes: %w", err)
 		}
@@ -33,53 +42,33 @@ func EndMarked(ctx context.Context, mark string, grace time.Duration) (int, erro
 		if time.Now().After(deadline) {
 			sig = unix.SIGKILL
 		}
-		for _, pid := range found {
-			seen[pid] = true
-			if sent[pid] != sig {
-				sent[pid] = sig
-				signalMarked(pid, mark, sig)
+		for _, p := range found {
+			k := key{p.PID, p.Start}
+			seen[k] = true
+			if sent[k] != sig {
+				sent[k] = sig
+				_ = t.Signal(p, sig) // it may just have ended
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return len(seen), fmt.Errorf("end marked processes: %d still live: %w", len(found), context.Cause(ctx))
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(look):
 		}
 	}
 }
 
-// marked lists the processes that carry the mark.
-func marked(mark string) ([]int, error) {
-	entries, err := os.ReadDir("/proc")
+// marked lists the living processes that carry the mark.
+func marked(t *table.Table, mark string) ([]table.Process, error) {
+	all, err := t.All()
 	if err != nil {
 		return nil, err
 	}
-	var pids []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() && carries(pid, mark) {
-			pids = append(pids, pid)
+	var found []table.Process
+	for _, p := range all {
+		if p.PID != os.Getpid() && !p.Ended() && t.Carries(p.PID, mark) && !t.Carries(p.PID, spared) {
+			found = append(found, p)
 		}
 	}
-	return pids, nil
-}
-
-// carries is false for processes that are gone, zombies included.
-func carries(pid int, mark string) bool {
-	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return false
-	}
-	return bytes.HasPrefix(environ, []byte(mark+"\x00")) || bytes.Contains(environ, []byte("\x00"+mark+"\x00"))
-}
-
-// signalMarked looks again once it holds the process: its number may have passed to another.
-func signalMarked(pid int, mark string, sig unix.Signal) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	if carries(pid, mark) {
-		_ = unix.PidfdSendSignal(fd, sig, nil, 0) // it may just have ended
-	}
+	return found, nil
 }

@@ -22,6 +22,11 @@ type output struct {
 	ring   []byte // the last c.Tail bytes, oldest first once cut
 	failed bool   // the log refused a line
 	held   bool
+
+	passed int64  // bytes given to split, up to c.Head where that bounds them
+	end    []byte // what came after, the last c.End bytes of it as a ring
+	at     int    // where in the ring the next byte goes, once it is full
+	beyond int64  // bytes that came after
 }
 
 func newOutput(c *Command) (*output, error) {
@@ -45,8 +50,7 @@ func (o *output) copy() {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := o.r.Read(buf)
-		o.keep(buf[:n])
-		o.split(buf[:n])
+		o.take(buf[:n])
 		if err != nil {
 			if os.IsTimeout(err) {
 				o.rest(buf)
@@ -54,9 +58,61 @@ func (o *output) copy() {
 			break
 		}
 	}
+	o.flush()
+	o.passEnd()
+}
+
+// flush passes on a line that was begun.
+func (o *output) flush() {
 	if len(o.line) > 0 {
 		o.pass(o.line)
+		o.line = o.line[:0]
 	}
+}
+
+// take is given the output as it comes.
+func (o *output) take(p []byte) {
+	o.keep(p)
+	if o.c.Head > 0 {
+		room := int(min(o.c.Head-o.passed, int64(len(p))))
+		o.store(p[room:])
+		p = p[:room]
+	}
+	o.passed += int64(len(p))
+	o.split(p)
+}
+
+// store keeps what is beyond the head, as much of its end as is to be passed on.
+func (o *output) store(p []byte) {
+	o.beyond += int64(len(p))
+	limit := int(o.c.End)
+	if len(p) > limit {
+		p = p[len(p)-limit:]
+	}
+	n := min(limit-len(o.end), len(p))
+	o.end = append(o.end, p[:n]...)
+	for p = p[n:]; len(p) > 0; p = p[n:] {
+		n = copy(o.end[o.at:], p)
+		o.at = (o.at + n) % limit
+	}
+}
+
+// passEnd passes on the end of an output that was longer than its head.
+func (o *output) passEnd() {
+	if o.beyond == 0 {
+		return
+	}
+	end := append(o.end[o.at:len(o.end):len(o.end)], o.end[:o.at]...)
+	if left := o.beyond - int64(len(end)); left > 0 {
+		if i := bytes.IndexByte(end, '\n'); i >= 0 && i < len(end)-1 { // from a whole line on
+			left += int64(i + 1)
+			end = end[i+1:]
+		}
+		o.pass(fmt.Appendf(nil, "[hostmanager: %d bytes of output are left out here]", left))
+	}
+	o.line = o.line[:0]
+	o.split(end)
+	o.flush()
 }
 
 // rest reads what lies in the pipe when the deadline has passed: on a slow machine that can be the process's own last words.
@@ -75,8 +131,7 @@ func (o *output) rest(buf []byte) {
 			o.held = errno == unix.EAGAIN
 			return
 		}
-		o.keep(buf[:n])
-		o.split(buf[:n])
+		o.take(buf[:n])
 		left -= n
 	}
 	o.held = true

@@ -1,0 +1,362 @@
+// Package cgroup makes control groups below the one this process is in, puts processes into them, and ends everything that is in one. It speaks
+// to both versions of the kernel's interface: the unified hierarchy (v2), and the hierarchies of single controllers (v1), beside which a unified
+// one without controllers may stand. It knows nothing of hooks or commands.
+//
+// # Names
+//
+// All groups of one owner lie in a group "hostmanager-<name>" below the process's own (or a given) one, in each hierarchy. Nothing beside it is
+// written to, with one exception: where the process's own group of the unified hierarchy holds nobody else, this process moves into a group
+// "hostmanager-agent" below it, since v2 gives limits only to groups beside which no process stands.
+//
+// # Invariants
+//
+//   - Folders are opened once and reached through their descriptors: what is mounted over them later changes nothing.
+//   - Kill ends when no process is left or its context is over. The calling process is never ended by it: if somebody put it into a leaf, it
+//     moves back first.
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of a leaf. 0 is none.
+type Limits struct {
+	Memory int64   // bytes; swap is not given beside it
+	CPU    float64 // processors
+	PIDs   int64   // processes and threads
+}
+
+// The versions Open knows.
+const (
+	V1 = "cgroup1"
+	V2 = "cgroup2"
+)
+
+// ErrUnusable says that this machine, or what this process may do on it, does not allow for a version. The text says why.
+var ErrUnusable = errors.New("control groups cannot be used")
+
+// Tree is where one owner's leaves are made. Safe for concurrent use.
+type Tree struct {
+	version string
+	places  []*hierarchy
+	log     *slog.Logger
+}
+
+// hierarchy is one mounted hierarchy.
+type hierarchy struct {
+	unified bool
+	limits  []string // controllers whose limits leaves can have
+	own     *os.Root // the process's own group
+	base    *os.Root // where leaves lie
+	path    string   // of base
+	kill    bool     // leaves have a cgroup.kill
+}
+
+func (h *hierarchy) has(controller string) bool { return slices.Contains(h.limits, controller) }
+
+// Options of Open.
+type Options struct {
+	Version string       // V1 or V2
+	Name    string       // of the owner: letters and digits
+	Parent  string       // a group below each hierarchy's root to make leaves in ("/system.slice/x"); empty: the process's own
+	Log     *slog.Logger // nil: discards
+}
+
+const prefix = "hostmanager-"
+
+// agentGroup is where this process moves to in the unified hierarchy when limits need that.
+const agentGroup = prefix + "agent"
+
+// Open prepares the groups of one owner. The error wraps ErrUnusable.
+func Open(o Options) (*Tree, error) {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
+	}
+	self, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
+	}
+	return open(o, parseMounts(string(mountinfo), string(self)))
+}
+
+func open(o Options, mounts []mount) (*Tree, error) {
+	t := &Tree{version: o.Version, log: o.Log}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
+	for _, m := range mounts {
+		if !m.unified && o.Version == V2 {
+			continue
+		}
+		wanted := m.unified
+		for _, c := range []string{"freezer", "memory", "pids", "cpu", "cpuacct"} {
+			wanted = wanted || slices.Contains(m.controllers, c)
+		}
+		if !wanted {
+			continue
+		}
+		h, err := t.prepare(m, o)
+		switch {
+		case err == nil:
+			t.places = append(t.places, h)
+		case !m.unified && slices.Contains(m.controllers, "freezer"), o.Version == V2:
+			return nil, errors.Join(fmt.Errorf("%w: %w", ErrUnusable, err), t.Close())
+		default:
+			t.log.Warn("a hierarchy of control groups is left out", slog.String("group", m.own), slog.Any("error", err))
+		}
+	}
+	if err := t.complete(); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+// complete tells whether what was found is enough to end a leaf for sure.
+func (t *Tree) complete() error {
+	unified := slices.ContainsFunc(t.places, func(h *hierarchy) bool { return h.unified })
+	freezer := slices.ContainsFunc(t.places, func(h *hierarchy) bool { return h.has("freezer") })
+	switch {
+	case t.version == V2 && !unified:
+		return fmt.Errorf("%w: no unified hierarchy (cgroup2) is mounted for writing", ErrUnusable)
+	case t.version == V1 && !freezer:
+		return fmt.Errorf("%w: no freezer hierarchy (cgroup v1) is mounted for writing", ErrUnusable)
+	}
+	return nil
+}
+
+// prepare opens the process's own group and makes the base below it.
+func (t *Tree) prepare(m mount, o Options) (*hierarchy, error) {
+	dir := m.own
+	if m.unified && filepath.Base(dir) == agentGroup { // it moved there at an earlier start
+		dir = filepath.Dir(dir)
+	}
+	own, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open own group: %w", err)
+	}
+	h := &hierarchy{unified: m.unified, own: own, limits: m.controllers}
+	parent := own
+	if o.Parent != "" {
+		point := strings.TrimSuffix(m.own, "/")
+		if dir, err = belowMount(point, o.Parent); err == nil {
+			parent, err = openMade(dir)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open configured group %s: %w", o.Parent, err), own.Close())
+		}
+		defer parent.Close()
+	}
+	if m.unified {
+		h.limits = nil
+		if o.Version == V2 {
+			h.limits = t.delegate(parent, own, m.top || o.Parent != "", dir)
+		}
+	}
+	name := prefix + o.Name
+	if err := parent.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, errors.Join(fmt.Errorf("make group: %w", err), own.Close())
+	}
+	if h.base, err = parent.OpenRoot(name); err != nil {
+		return nil, errors.Join(fmt.Errorf("open group: %w", err), own.Close())
+	}
+	h.path = filepath.Join(dir, name)
+	if len(h.limits) > 0 && m.unified {
+		h.limits = enable(h.base, h.limits)
+	}
+	if m.unified {
+		_, err := h.base.Stat("cgroup.kill")
+		h.kill = err == nil
+	}
+	return h, nil
+}
+
+// belowMount finds the root of the hierarchy a group lies in and joins a path to it.
+func belowMount(own, parent string) (string, error) {
+	var at, up unix.Stat_t
+	root := own
+	if err := unix.Stat(root, &at); err != nil {
+		return "", err
+	}
+	for root != "/" {
+		if err := unix.Stat(filepath.Dir(root), &up); err != nil {
+			return "", err
+		}
+		if up.Dev != at.Dev {
+			break
+		}
+		root = filepath.Dir(root)
+	}
+	return filepath.Join(root, filepath.Clean("/"+parent)), nil
+}
+
+func openMade(dir string) (*os.Root, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(dir)
+}
+
+// delegate makes the controllers of the unified hierarchy reach the groups below parent, and returns those that do.
+func (t *Tree) delegate(parent, own *os.Root, foreign bool, path string) []string {
+	wanted := intersect([]string{"memory", "cpu", "pids"}, words(parent, "cgroup.controllers"))
+	if foreign { // not ours to change: what reaches its children already is what there is
+		return intersect(wanted, words(parent, "cgroup.subtree_control"))
+	}
+	got := enable(parent, wanted)
+	if len(got) == len(wanted) {
+		return got
+	}
+	if pids, err := read(own, "cgroup.procs"); err != nil || strings.TrimSpace(pids) != strconv.Itoa(os.Getpid()) {
+		t.log.Warn("no limits for hooks: other processes stand beside the agent in its control group",
+			slog.String("group", path), slog.String("hint", "run it in a group of its own: a systemd unit with Delegate=yes"))
+		return got
+	}
+	if err := own.Mkdir(agentGroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		t.log.Warn("no limits for hooks: no group of its own for the agent", slog.Any("error", err))
+		return got
+	}
+	if err := write(own, agentGroup+"/cgroup.procs", strconv.Itoa(os.Getpid())); err != nil {
+		t.log.Warn("no limits for hooks: the agent cannot move to its own group", slog.Any("error", err))
+		return got
+	}
+	return enable(parent, wanted)
+}
+
+// enable asks for controllers one by one and returns those that are on.
+func enable(group *os.Root, wanted []string) []string {
+	for _, c := range wanted {
+		_ = write(group, "cgroup.subtree_control", "+"+c) // what did not work is seen below
+	}
+	return intersect(wanted, words(group, "cgroup.subtree_control"))
+}
+
+func intersect(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return !slices.Contains(b, s) })
+}
+
+func words(group *os.Root, name string) []string {
+	text, err := read(group, name)
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(text)
+}
+
+// read returns a file of a group; they are short but for the list of processes.
+func read(group *os.Root, name string) (string, error) {
+	b, err := group.ReadFile(name)
+	return string(b), err
+}
+
+func write(group *os.Root, name, text string) error {
+	f, err := group.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// Bases returns the folders that hold the leaves, to be found again when this process is gone.
+func (t *Tree) Bases() []string {
+	var all []string
+	for _, h := range t.places {
+		all = append(all, h.path)
+	}
+	return all
+}
+
+// Missing returns what of the limits no leaf can have, as words for people.
+func (t *Tree) Missing(l Limits) []string {
+	var missing []string
+	for name, wanted := range map[string]bool{"memory": l.Memory > 0, "cpu": l.CPU > 0, "pids": l.PIDs > 0} {
+		if wanted && !slices.ContainsFunc(t.places, func(h *hierarchy) bool { return h.has(name) }) {
+			missing = append(missing, name)
+		}
+	}
+	slices.Sort(missing)
+	return missing
+}
+
+// Describe says in a few words what the tree is made of.
+func (t *Tree) Describe() string {
+	var parts []string
+	for _, h := range t.places {
+		name := strings.Join(h.limits, ",")
+		if h.unified {
+			name = strings.TrimSuffix("unified "+name, " ")
+			if h.kill {
+				name += " with cgroup.kill"
+			}
+		}
+		parts = append(parts, name)
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, "; ")
+}
+
+// Close lets go of the folders, and removes the bases where no leaf is left.
+func (t *Tree) Close() error {
+	var errs []error
+	for _, h := range t.places {
+		errs = append(errs, h.base.Close(), h.own.Close())
+		_ = unix.Rmdir(h.path) // with leaves in it it stays, for the next start
+	}
+	return errors.Join(errs...)
+}
+
+// Leaves names the leaves there are, in any hierarchy.
+func (t *Tree) Leaves() ([]string, error) {
+	var all []string
+	for _, h := range t.places {
+		names, err := children(h.base)
+		if err != nil {
+			return nil, fmt.Errorf("list groups: %w", err)
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// children lists the groups directly below a group.
+func children(group *os.Root) ([]string, error) {
+	dir, err := group.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// poll is the pause between two looks at a leaf that is being emptied.
+const poll = 5 * time.Millisecond
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(poll):
+		return nil
+	}
+}

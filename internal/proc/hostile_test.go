@@ -1,0 +1,244 @@
+package proc_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hostmanager/internal/proc"
+)
+
+// kinds are those that this machine offers.
+func kinds(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, kind := range []string{proc.CgroupV1, proc.CgroupV2, proc.Subreaper} {
+		s, err := proc.NewSpawner(t.Context(), proc.SpawnerOptions{Kind: kind, Owner: "probe " + t.Name()})
+		if err != nil {
+			t.Logf("not here: %v", err)
+			continue
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		all = append(all, kind)
+	}
+	return all
+}
+
+// journalOf collects a structured log.
+type journalOf struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (j *journalOf) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.Write(p)
+}
+
+func (j *journalOf) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.String()
+}
+
+// arena is a spawner with its log.
+type arena struct {
+	*proc.Spawner
+	t    *testing.T
+	log  *journalOf
+	mark string // a number that stands in the argument vector of every process a test leaves
+}
+
+func newArena(t *testing.T, kind string) *arena {
+	t.Helper()
+	a := &arena{t: t, log: &journalOf{}, mark: fmt.Sprint(1e6 + rand.N(uint32(1e9)))}
+	owner := fmt.Sprintf("%s %d", t.Name(), os.Getpid())
+	var err error
+	a.Spawner, err = proc.NewSpawner(t.Context(), proc.SpawnerOptions{
+		Kind: kind, Owner: owner, Copies: filepath.Join(t.TempDir(), "copies"), Log: slog.New(slog.NewTextHandler(a.log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+		_ = os.Remove("/sys/fs/cgroup/freezer/deep-" + a.mark)
+		if left, _ := filepath.Glob("/sys/fs/cgroup/*/deep-" + a.mark); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	})
+	return a
+}
+
+// run runs a script as a hook.
+func (a *arena) run(ctx context.Context, body string, change ...func(*proc.Command)) (proc.Result, []string, error) {
+	a.t.Helper()
+	var out lines
+	c := proc.Command{
+		Path: script(a.t, "#!/bin/sh\n"+body+"\n"), Dir: "/", Env: []string{path, "U=" + a.mark, "AGENT=" + strconv.Itoa(os.Getpid())}, Output: &out,
+		Grace: 200 * time.Millisecond, Log: slog.New(slog.NewTextHandler(a.log, nil)),
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	res, err := a.Run(ctx, c)
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	return res, out.got, err
+}
+
+// living lists the processes that carry the test's number in their arguments.
+func (a *arena) living() []string {
+	a.t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		if b, err := os.ReadFile("/proc/" + e.Name() + "/cmdline"); err == nil && bytes.Contains(b, []byte(a.mark)) {
+			all = append(all, e.Name()+" "+string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
+		}
+	}
+	return all
+}
+
+// empty checks that nothing is left, and that the next one runs.
+func (a *arena) empty() {
+	a.t.Helper()
+	if left := a.living(); len(left) > 0 {
+		a.t.Errorf("left: %q", left)
+	}
+	if _, out, err := a.run(a.t.Context(), "echo well"); err != nil || strings.Join(out, "") != "well\n" {
+		a.t.Errorf("the next one: %q, %v", out, err)
+	}
+	if err := zombies(); err != nil {
+		a.t.Error(err)
+	}
+}
+
+// zombies tells of children of this process that nobody waits for.
+func zombies() error {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		b, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err == nil && strings.Contains(string(b), fmt.Sprintf(") Z %d ", os.Getpid())) {
+			return fmt.Errorf("not reaped: %s", b)
+		}
+	}
+	return nil
+}
+
+// escape moves the shell out of every control group it is in, and removes them.
+const escape = `
+while IFS=: read -r _ c g; do
+	case "$c" in "") d=/sys/fs/cgroup/unified; [ -d $d ] || d=/sys/fs/cgroup;; name=*) continue;; *) d=/sys/fs/cgroup/$c;; esac
+	echo $$ > $d/cgroup.procs
+	rmdir $d$g
+done < /proc/self/cgroup 2>/dev/null
+`
+
+// hostile are hooks that do not want to end, and those that end and leave something.
+var hostile = []struct {
+	name, body string
+	ends       bool // by itself, well
+}{
+	{"sleeper in a session of its own", "setsid sleep $U & exit 0", true},
+	{"daemon by two forks", "(setsid sh -c 'sleep $U & exec sleep $U' &) & wait", true},
+	{"daemon without its environment", "(env -i setsid sh -c 'sleep '$U' & exec sleep '$U &) & sleep 0.1", true},
+	{"daemon that heeds no signal", "setsid sh -c 'trap \"\" TERM HUP INT; while :; do sleep 0.0$U; done' 2>/dev/null & sleep 0.1", true},
+	{"keeper of standard output", "setsid sh -c 'while :; do echo noise $U; done' & sleep 0.05; exit 0", true},
+	{"leaver of its leaf", escape + "setsid sleep $U & sleep 0.1", true},
+	{"leaver without its environment", escape + "(env -i setsid sh -c 'sleep '$U' & exec sleep '$U &) & sleep 0.1", true},
+	{"deaf to TERM", "trap '' TERM; while :; do sleep 0.1; : $U; done", false},
+	{"deaf children in sessions", "trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 0.0$U; done' & while :; do sleep 0.1; done", false},
+	{"stopped", "setsid sleep $U & kill -STOP $!; kill -STOP $$", false},
+	{"remover of its own leaf", escape + "trap '' TERM; setsid sleep $U & while :; do sleep 0.1; done", false},
+	{"one that freezes itself", `
+for d in /sys/fs/cgroup/freezer$(sed -n 's/^[0-9]*:freezer://p' /proc/self/cgroup) /sys/fs/cgroup/unified$(sed -n 's/^0:://p' /proc/self/cgroup); do
+	d=$d/deep-$U; mkdir $d; echo $$ > $d/cgroup.procs
+	echo FROZEN > $d/freezer.state; echo 1 > $d/cgroup.freeze
+done 2>/dev/null
+sleep $U`, false},
+	{"one that takes its agent along", "while IFS=: read -r _ c g; do echo $AGENT > /sys/fs/cgroup/${c:-unified}$g/cgroup.procs; done < /proc/self/cgroup 2>/dev/null; sleep $U", false},
+}
+
+func TestSpawner_NothingEscapes(t *testing.T) {
+	for _, kind := range kinds(t) {
+		for _, tt := range hostile {
+			if kind == proc.Subreaper && strings.Contains(tt.name, "agent along") {
+				continue // it has no leaf to be taken to
+			}
+			t.Run(kind+"/"+tt.name, func(t *testing.T) {
+				a := newArena(t, kind)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				why := errors.New("operator said so")
+				if !tt.ends {
+					timer := time.AfterFunc(400*time.Millisecond, func() { cancel(why) })
+					defer timer.Stop()
+				}
+				defer cancel(nil)
+				begin := time.Now()
+				res, out, err := a.run(ctx, tt.body)
+				if took := time.Since(begin); took > 20*time.Second { // the bound itself is far below; this machine may be busy
+					t.Errorf("took %s", took)
+				}
+				var exit *proc.ExitError
+				if tt.ends && (err != nil || res.Left == 0) || !tt.ends && (!errors.As(err, &exit) || !errors.Is(err, why)) {
+					t.Errorf("%+v, %v, %q", res, err, out)
+				}
+				a.empty()
+			})
+		}
+	}
+}
+
+func TestSpawner_Limits(t *testing.T) {
+	for _, kind := range kinds(t) {
+		limits := func(c *proc.Command) { c.Limits = proc.Limits{Memory: 64 << 20, PIDs: 40} }
+		t.Run(kind+"/fork bomb", func(t *testing.T) {
+			a := newArena(t, kind)
+			body := "i=0; while [ $i -lt 150 ]; do sleep $U & i=$((i+1)); done; wait; exit 3"
+			_, _, err := a.run(t.Context(), body, limits)
+			if kind == proc.CgroupV1 {
+				_, _, err = a.run(t.Context(), "bash -c ': '$U'; f() { f | f & }; f'", limits) // without an end: the kernel holds it
+			}
+			var pids *proc.PIDsError
+			if !errors.As(err, &pids) || pids.Limit != 40 {
+				t.Errorf("got %v", err)
+			}
+			a.empty()
+		})
+		t.Run(kind+"/memory hog", func(t *testing.T) {
+			a := newArena(t, kind)
+			_, _, err := a.run(t.Context(), "head -c 400000000 /dev/zero | tail -c 400000000 | sleep $U & wait $!; sleep 0.3; exit 9", limits, func(c *proc.Command) {
+				if kind == proc.CgroupV1 { // ends by itself, once the kernel has ended tail
+					c.Path = script(t, "#!/bin/sh\nhead -c 400000000 /dev/zero | tail -c 400000000 | wc -c; exit 9\n")
+				}
+			})
+			var oom *proc.OOMError
+			if !errors.As(err, &oom) || oom.Limit != 64<<20 || !strings.Contains(err.Error(), "64 MiB") {
+				t.Errorf("got %v", err)
+			}
+			a.empty()
+		})
+	}
+}
