@@ -39,6 +39,7 @@ type Status struct {
 	Application     *Application    `json:"application,omitempty"`
 	ApplicationErr  string          `json:"application_error,omitempty"`
 	Commands        []CommandStatus `json:"last_commands"`
+	Runtime         *Runtime        `json:"runtime,omitempty"` // of the agent that answered
 }
 
 // Orders says whose orders the agent carries out.
@@ -140,6 +141,8 @@ func (a *Agent) status(ctx context.Context) Status {
 	health := a.health(app, err)
 	s.State, s.Trouble = withHealth(s.State, health), health.Trouble()
 	s.Commands = commandsOf(a.Journal.Commands())
+	usage := a.usage()
+	s.Runtime = &usage
 	return s
 }
 

@@ -19,6 +19,7 @@ import (
 type settings struct {
 	bin   string
 	count int
+	soak  int
 	only  string
 }
 
@@ -26,7 +27,8 @@ func main() {
 	var s settings
 	flag.StringVar(&s.bin, "bin", "build", "folder with hostmanager")
 	flag.IntVar(&s.count, "count", 10, "repetitions of each side")
-	flag.StringVar(&s.only, "only", "", "rows, separated by commas: binary, idle, pickup, engine, flip")
+	flag.IntVar(&s.soak, "soak", 2000, "commands of the soak; 0: none")
+	flag.StringVar(&s.only, "only", "", "rows, separated by commas: binary, idle, pickup, engine, flip, soak")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -45,8 +47,8 @@ func run(ctx context.Context, s settings) error {
 	for _, row := range []struct {
 		name string
 		run  func(context.Context, settings) error
-	}{{"binary", binary}, {"idle", idle}, {"pickup", pickup}, {"engine", engine}, {"flip", flip}} {
-		if s.only != "" && !slices.Contains(strings.Split(s.only, ","), row.name) {
+	}{{"binary", binary}, {"idle", idle}, {"pickup", pickup}, {"engine", engine}, {"flip", flip}, {"soak", soak}} {
+		if s.only != "" && !slices.Contains(strings.Split(s.only, ","), row.name) || row.name == "soak" && s.soak == 0 {
 			continue
 		}
 		fmt.Printf("\n== %s\n", row.name)

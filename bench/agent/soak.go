@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"time"
+
+	"hostmanager/protocol"
+)
+
+// soakSamples is how often a soak looks at the agent, in even distances.
+const soakSamples = 80
+
+// soak sends commands one after the other to one agent and looks at what its process uses: most are quick or refused, every tenth restarts the
+// application, every fiftieth deploys a configuration and every hundredth a version.
+func soak(ctx context.Context, s settings) error {
+	st, app, err := servingStand(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = st.close() }()
+	if _, err := deployOnce(ctx, st, app, 0); err != nil {
+		return err
+	}
+	var samples []sample
+	began := time.Now()
+	for n := 1; n <= s.soak; n++ {
+		if err := soakOne(ctx, st, app, n); err != nil {
+			return fmt.Errorf("command %d: %w", n, err)
+		}
+		if n%max(1, s.soak/soakSamples) == 0 {
+			settle(ctx) // what goes on behind an answer is no leak
+			one, err := takeSample(ctx, st)
+			if err != nil {
+				return err
+			}
+			samples = append(samples, one)
+		}
+	}
+	printSoak(s.soak, time.Since(began), samples)
+	return nil
+}
+
+// soakOne sends one command and waits for its result.
+func soakOne(ctx context.Context, st *stand, app string, n int) error {
+	r, want := protocol.Request{CommandName: protocol.CmdPreInit}, protocol.Success
+	switch {
+	case n%100 == 0:
+		_, err := deployOnce(ctx, st, app, n)
+		return err
+	case n%50 == 25:
+		m, err := st.manifest(ctx, app)
+		if err != nil {
+			return err
+		}
+		r = m
+		r.CommandName = protocol.CmdConfigDeploy
+	case n%10 == 0:
+		r.CommandName = protocol.CmdRestartAppServer
+	case n%10 == 3:
+		r.CommandName, want = "CMD-NobodyKnows", protocol.Failure
+	case n%10 == 7:
+		r.InstanceIDs, want = []string{"i-another"}, protocol.Failure
+	}
+	id, err := st.send(ctx, r, n)
+	if err != nil {
+		return err
+	}
+	answer, err := st.await(ctx, id)
+	if err == nil && (answer == nil || answer.Status != want) {
+		text, _ := json.Marshal(answer)
+		err = fmt.Errorf("%s ended with %s, want %s", r.CommandName, text, want)
+	}
+	return err
+}
+
+// sample is what the agent's process uses at one moment.
+type sample struct {
+	Runtime struct {
+		Goroutines    int   `json:"goroutines"`
+		Descriptors   int   `json:"descriptors"`
+		ResidentBytes int64 `json:"resident_bytes"`
+		JournalBytes  int64 `json:"journal_bytes"`
+	} `json:"runtime"`
+}
+
+// takeSample asks the agent as an operator would.
+func takeSample(ctx context.Context, st *stand) (one sample, err error) {
+	out, err := exec.CommandContext(ctx, st.bin, "status", "--root", string(st.root), "--json").Output()
+	if err != nil {
+		return one, fmt.Errorf("hostmanager status: %w", err)
+	}
+	if err := json.Unmarshal(out, &one); err != nil {
+		return one, fmt.Errorf("read status: %w", err)
+	}
+	if one.Runtime.Goroutines == 0 {
+		return one, errors.New("the status tells nothing of the agent's process")
+	}
+	return one, nil
+}
+
+// printSoak shows what changed from the middle to the end: the first half fills caches and pools.
+func printSoak(n int, took time.Duration, samples []sample) {
+	half := samples[len(samples)/2:]
+	var rss []float64
+	for _, s := range half {
+		rss = append(rss, float64(s.Runtime.ResidentBytes)/1e6)
+	}
+	first, last := samples[0].Runtime, samples[len(samples)-1].Runtime
+	mean, rise := fit(rss)
+	fmt.Printf("%d commands in %s, %d looks\n", n, took.Round(time.Second), len(samples))
+	fmt.Printf("RSS over the second half: mean %.1f MB (10^6 bytes), rises by %+.2f MB or %+.1f %%; the first look %.1f MB, the last %.1f MB\n",
+		mean, rise, 100*rise/mean, float64(first.ResidentBytes)/1e6, float64(last.ResidentBytes)/1e6)
+	fmt.Printf("descriptors:  %s\n", extent(half, func(s sample) int64 { return int64(s.Runtime.Descriptors) }))
+	fmt.Printf("goroutines:   %s\n", extent(half, func(s sample) int64 { return int64(s.Runtime.Goroutines) }))
+	fmt.Printf("journal:      %s bytes\n", extent(samples, func(s sample) int64 { return s.Runtime.JournalBytes }))
+}
+
+// fit lays a straight line through values at even distances, by least squares: their mean, and by how much the line rises from first to last.
+func fit(values []float64) (mean, rise float64) {
+	n := float64(len(values))
+	var sx, sy, sxx, sxy float64
+	for i, y := range values {
+		x := float64(i)
+		sx, sy, sxx, sxy = sx+x, sy+y, sxx+x*x, sxy+x*y
+	}
+	if d := n*sxx - sx*sx; d > 0 {
+		rise = (n*sxy - sx*sy) / d * (n - 1)
+	}
+	return sy / n, rise
+}
+
+// extent shows the first, the last and the outermost of the values.
+func extent(samples []sample, of func(sample) int64) string {
+	low, high := of(samples[0]), of(samples[0])
+	for _, s := range samples {
+		low, high = min(low, of(s)), max(high, of(s))
+	}
+	return fmt.Sprintf("from %d to %d, between %d and %d", of(samples[0]), of(samples[len(samples)-1]), low, high)
+}
