@@ -1,0 +1,230 @@
+package docker
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hostmanager/internal/layout"
+)
+
+// lonelyEngine answers what is asked before the build cache is pruned, as an Engine would on which the given containers are.
+func lonelyEngine(t *testing.T, containers string) (host string, pruned func() []string) {
+	t.Helper()
+	var mu sync.Mutex
+	var asked []string
+	mux := http.NewServeMux()
+	mux.HandleFunc("/_ping", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Api-Version", "1.41") })
+	mux.HandleFunc("GET /v1.41/containers/json", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, containers) })
+	mux.HandleFunc("GET /v1.41/images/json", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "[]") })
+	prune := func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		text, _ := url.QueryUnescape(r.URL.RequestURI())
+		asked = append(asked, text)
+		fmt.Fprint(w, "{}")
+	}
+	mux.HandleFunc("POST /v1.41/build/prune", prune)
+	mux.HandleFunc("POST /v1.41/images/prune", prune)
+	socket := filepath.Join(t.TempDir(), "engine.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: mux}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close() })
+	return "unix://" + socket, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(asked)
+	}
+}
+
+func TestCollectEngine_OnlyWhereItIsOursAlone(t *testing.T) {
+	const (
+		ours   = `[{"Id":"1","Labels":{"hostmanager":"default"}}]`
+		theirs = `[{"Id":"1","Labels":{"hostmanager":"default"}},{"Id":"2","Labels":{"hostmanager":"room-7"}}]`
+	)
+	for name, c := range map[string]struct {
+		containers, namespace string
+		whole, hard           bool
+		want                  []string
+	}{
+		"alone":             {ours, "", true, false, []string{`/v1.41/build/prune?all=1&filters=&keep-storage=77&reserved-space=77`, `/v1.41/images/prune?filters={"dangling":{"true":true},"label!":{"hostmanager":true}}`}},
+		"the disk is short": {ours, "", true, true, []string{`/v1.41/build/prune?all=1&filters=`, `/v1.41/images/prune?filters={"dangling":{"true":true},"label!":{"hostmanager":true}}`}},
+		"others are there":  {theirs, "", true, true, nil},
+		"a namespace":       {ours, "mine", true, true, nil},
+		"told not to":       {ours, "", false, true, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, pruned := lonelyEngine(t, c.containers)
+			p, err := New(Options{
+				Root: layout.Root(t.TempDir()), Namespace: c.namespace, Host: host, Valve: noValve{}, WholeEngine: c.whole, BuildCache: 77, Log: slog.New(slog.DiscardHandler),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			if err := p.connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.collectEngine(t.Context(), c.hard); err != nil {
+				t.Fatal(err)
+			}
+			if got := pruned(); !slices.Equal(got, c.want) {
+				t.Errorf("asked for\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+			}
+		})
+	}
+}
+
+// noValve is a valve that nobody asks.
+type noValve struct{ Valve }
+
+const (
+	idA = "aaaaaaaaaaaa0000000000000000000000000000000000000000000000000000"
+	idB = "bbbbbbbbbbbb0000000000000000000000000000000000000000000000000000"
+)
+
+// The lines of a container that never ends are there once each, in files that are bounded in size and number, also after a crash at the turn.
+func TestContainerLog_IsRotatedAndLosesNothing(t *testing.T) {
+	root := layout.Root(t.TempDir())
+	base := time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
+	line := func(n int) (string, string) {
+		return base.Add(time.Duration(n) * time.Millisecond).Format(time.RFC3339Nano), fmt.Sprintf("%08d %s\n", n, strings.Repeat("x", 8<<10))
+	}
+	const all = 7000 // more than the bound of all files together
+	from := 0
+	for _, upTo := range []int{1000, 1400, 5000, all} {
+		l, err := openContainerLog(root, idA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := max(0, from-50); n < upTo; n++ { // the Engine repeats what it is not sure of
+			if err := l.add(line(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.close(); err != nil {
+			t.Fatal(err)
+		}
+		from = upTo
+	}
+	var got []string
+	path := filepath.Join(root.ContainerLogs(), idA[:12]+"-stdouterr.log")
+	for n := keptContainerLog; n >= 0; n-- {
+		name := path
+		if n > 0 {
+			name = fmt.Sprintf("%s.%d", path, n)
+		}
+		data, err := os.ReadFile(name)
+		if err != nil || len(data) > maxContainerLog {
+			t.Fatalf("%s: %d bytes, %v", name, len(data), err)
+		}
+		for text := range strings.Lines(string(data)) {
+			got = append(got, text[:8])
+		}
+	}
+	for i, text := range got {
+		if want := fmt.Sprintf("%08d", all-len(got)+i); text != want {
+			t.Fatalf("line %d of %d is %s, want %s", i, len(got), text, want)
+		}
+	}
+	if least := keptContainerLog * (maxContainerLog - 9<<10) / (8 << 10); len(got) < least-1000 || len(got) == all {
+		t.Errorf("%d lines are kept", len(got))
+	}
+	if entries, err := os.ReadDir(root.ContainerLogs()); err != nil || len(entries) != keptContainerLog+1 {
+		t.Errorf("%d files, %v", len(entries), err)
+	}
+}
+
+// The container may write to the folder: what it puts in the way of a rotation costs that thing, and nothing outside.
+func TestContainerLog_RotationIsNotLedAstray(t *testing.T) {
+	root := layout.Root(t.TempDir())
+	outside := filepath.Join(t.TempDir(), "precious")
+	l, err := openContainerLog(root, idA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(outside, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(l.path+".1/deep", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, l.path+".2"); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 4 {
+		if err := l.add(time.Unix(int64(n), 0).UTC().Format(time.RFC3339Nano), strings.Repeat("x", maxContainerLog/2+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(outside); err != nil || string(data) != "x" {
+		t.Errorf("outside: %q, %v", data, err)
+	}
+	for n := 1; n <= 3; n++ {
+		if info, err := os.Lstat(fmt.Sprintf("%s.%d", l.path, n)); err != nil || !info.Mode().IsRegular() && info.Mode().Type() != os.ModeDir {
+			t.Errorf("file %d: %v, %v", n, info, err)
+		}
+	}
+}
+
+func TestSweepContainerLogs_KeepsThoseOfContainersThatAreThereAndTheLastGone(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name string, age time.Duration) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		at := time.Now().Add(-age)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 6 {
+		put(fmt.Sprintf("%012d-stdouterr.log", n), time.Duration(n)*time.Hour)
+		put(fmt.Sprintf("%012d-stdouterr.log.1", n), time.Duration(n+100)*time.Hour)
+	}
+	put(idB[:12]+"-stdouterr.log", 1000*time.Hour)
+	put("app.log", 1000*time.Hour)
+	put("unexpected-quit.log", 1000*time.Hour)
+	if err := os.Mkdir(filepath.Join(dir, "cccccccccccc-stdouterr.log"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := sweepContainerLogs(dir, []string{idB}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	want := []string{"app.log", idB[:12] + "-stdouterr.log", "cccccccccccc-stdouterr.log", "unexpected-quit.log"}
+	for n := range goneContainers {
+		want = append(want, fmt.Sprintf("%012d-stdouterr.log", n), fmt.Sprintf("%012d-stdouterr.log.1", n))
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("left %v, want %v", got, want)
+	}
+}
