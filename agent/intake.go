@@ -9,6 +9,7 @@ import (
 
 	hostaws "hostmanager/aws"
 	"hostmanager/aws/queue"
+	"hostmanager/journal"
 	"hostmanager/protocol"
 )
 
@@ -104,12 +105,17 @@ func (a *Agent) poll(ctx context.Context, wait time.Duration) error {
 			left++
 			continue
 		}
-		if err := a.take(m); err != nil {
+		err := a.take(m)
+		if errors.Is(err, journal.ErrFull) { // no fault of the queue's; it comes again when its visibility ends
+			a.disk.noJournal(err)
+			return nil
+		}
+		if err != nil {
 			// What was not taken comes again when its visibility ends.
 			return fmt.Errorf("accept command: %w", err)
 		}
 		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
-		err := a.Queue.Delete(done, url, m.Receipt)
+		err = a.Queue.Delete(done, url, m.Receipt)
 		cancel()
 		if err != nil { // it comes again and is known as a duplicate
 			a.Logs.Listener.Errorf("Could not delete message for handle %s", m.Receipt)

@@ -38,6 +38,7 @@ type Status struct {
 	Unsent          int             `json:"results_unsent"`
 	Application     *Application    `json:"application,omitempty"`
 	ApplicationErr  string          `json:"application_error,omitempty"`
+	Room            *Disks          `json:"room,omitempty"` // on the disks
 	Commands        []CommandStatus `json:"last_commands"`
 	Runtime         *Runtime        `json:"runtime,omitempty"` // of the agent that answered
 }
@@ -140,6 +141,7 @@ func (a *Agent) status(ctx context.Context) Status {
 	}
 	health := a.health(app, err)
 	s.State, s.Trouble = withHealth(s.State, health), health.Trouble()
+	s.Room = a.disk.status()
 	s.Commands = commandsOf(a.Journal.Commands())
 	usage := a.usage()
 	s.Runtime = &usage

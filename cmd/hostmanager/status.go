@@ -11,6 +11,7 @@ import (
 
 	"hostmanager/agent"
 	"hostmanager/internal/cli"
+	"hostmanager/internal/disk"
 	"hostmanager/internal/layout"
 )
 
@@ -48,6 +49,7 @@ func printStatus(p *cli.Printer, s agent.Status) {
 		printPoll(p, s)
 		p.Text("Orders:      %s", ordersText(s.Orders))
 		printApplication(p, s)
+		printDisks(p, s.Room)
 	} else {
 		p.Text("Instance %s: the agent does not answer; this is what its journal says", s.InstanceID)
 	}
@@ -92,6 +94,28 @@ func printApplication(p *cli.Printer, s agent.Status) {
 	default:
 		p.Text("Application: %s (deployment %d, serial %d) in container %s at %s, running: %t, healthy: %t%s",
 			app.VersionLabel, app.DeploymentID, app.Serial, app.ContainerID, app.Address, app.Running, app.Healthy, tail(app.Reason))
+	}
+}
+
+func printDisks(p *cli.Printer, room *agent.Disks) {
+	if room == nil {
+		return
+	}
+	for _, d := range room.Disks {
+		text := fmt.Sprintf("%s has %s of %s free", d.Mount, disk.Size(max(d.Bytes, 0)), disk.Size(d.TotalBytes))
+		if d.Inodes >= 0 {
+			text += fmt.Sprintf(", %s of %s inodes", disk.Count(d.Inodes), disk.Count(d.TotalInodes))
+		}
+		if d.Short {
+			text += ": SHORT OF ROOM"
+		}
+		p.Text("Disk:        %s", text)
+	}
+	if room.Reserve == 0 {
+		p.Text("Disk:        no reserve is kept back")
+	}
+	if room.LogsLost > 0 {
+		p.Text("Disk:        %s lines of log could not be written", disk.Count(room.LogsLost))
 	}
 }
 
