@@ -31,6 +31,7 @@ const (
 	CmdAppDeploy        = "CMD-AppDeploy"
 	CmdConfigDeploy     = "CMD-ConfigDeploy"
 	CmdRestartAppServer = "CMD-RestartAppServer"
+	CmdAbort            = "CMD-Abort" // of the operation whose request_id data names; our own, the original has none
 )
 
 // Request is the inner command: what CMD_DATA holds.
