@@ -105,6 +105,7 @@ type Agent struct {
 	registrar *registrar
 
 	drain     chan struct{} // closed by Drain
+	leave     chan struct{} // closed by Drain where the running command is to be left to the next start
 	worked    chan struct{} // a command began or ended
 	recovered chan struct{} // closed when what an earlier agent left is put right
 	drainOnce sync.Once
@@ -142,7 +143,7 @@ func New(p Parts) *Agent {
 	}
 	a := &Agent{
 		Parts: p, log: p.Logs.Structured, base: context.Background(),
-		exclusive: newLane(1), shared: newLane(p.Config.SharedCommands), drain: make(chan struct{}), worked: make(chan struct{}, 1), recovered: make(chan struct{}),
+		exclusive: newLane(1), shared: newLane(p.Config.SharedCommands), drain: make(chan struct{}), leave: make(chan struct{}), worked: make(chan struct{}, 1), recovered: make(chan struct{}),
 		queueURL: p.Config.CommandQueueURL, started: p.Now(), begun: time.Now(),
 	}
 	a.outages = newOutages(a.event, p.Logs.Structured)
@@ -154,8 +155,16 @@ func New(p Parts) *Agent {
 // ErrStopped is the cause of an end by Drain.
 var ErrStopped = errors.New("agent was asked to stop")
 
-// Drain begins an orderly end: no further message is taken, the running command ends, its result is sent if that is quick; then Run returns.
-func (a *Agent) Drain() { a.drainOnce.Do(func() { close(a.drain) }) }
+// Drain begins an orderly end: no further message is taken, the running command ends, or stops where the next start can take it up (on_stop), its
+// result is sent if that is quick; then Run returns.
+func (a *Agent) Drain() {
+	a.drainOnce.Do(func() {
+		close(a.drain)
+		if a.Config.OnStop == config.StopResume {
+			close(a.leave)
+		}
+	})
+}
 
 // Run works until Drain and the end of the running command, or until ctx ends, which aborts the running command: it is undone first. An error
 // means that the agent cannot go on.

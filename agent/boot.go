@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"hostmanager/commandproc"
 	"hostmanager/environment"
+	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
 	"hostmanager/journal"
 	"hostmanager/protocol"
@@ -70,6 +72,12 @@ func (a *Agent) changeBoot(change func(*bootState)) error {
 // noteDeployed remembers that a command brought a version into service. What the boot still wanted is settled by that: putting an older version
 // over it would undo a deployment that was answered with SUCCESS and that nobody has written into the record yet.
 func (a *Agent) noteDeployed(j commandproc.Job, response *protocol.Response) {
+	if fromBoot(j.Command) && j.Request.CommandName == protocol.CmdPreInit && response.Status == protocol.Success { // also one taken up after a crash
+		if err := a.changeBoot(func(s *bootState) { s.PreInit = true }); err != nil {
+			a.log.Error("initialization not noted for this boot", slog.String("identity", j.Identity), slog.Any("error", err))
+		}
+		return
+	}
 	def, _ := commandproc.Lookup(j.Request.CommandName)
 	last := j.Request.StageNum == nil || *j.Request.StageNum == len(def.Stages)-1
 	if !def.Deploys || !last || response.Status != protocol.Success {
@@ -98,7 +106,7 @@ func (a *Agent) pushBootAfter(again *patience, front bool) {
 			return
 		}
 		err := a.boot(ctx)
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errors.Is(err, hooks.ErrPaused) {
 			return
 		}
 		if again.speaks() {
@@ -161,9 +169,6 @@ func (a *Agent) boot(ctx context.Context) error {
 		if err := a.runOwn(ctx, protocol.CmdPreInit, desired); err != nil {
 			return err
 		}
-		if err := a.changeBoot(func(s *bootState) { s.PreInit = true }); err != nil {
-			return err
-		}
 	}
 	if desired.Manifest != "" && !a.serves(ctx, desired.Serial) {
 		return a.runOwn(ctx, protocol.CmdSelfStartup, desired)
@@ -212,7 +217,7 @@ func (a *Agent) serves(ctx context.Context, serial int64) bool {
 
 // runOwn runs a command the agent gives itself, in the lane it is called from. It is journalled like any other, and its result goes nowhere.
 func (a *Agent) runOwn(ctx context.Context, name string, desired protocol.Current) error {
-	id := name + "-" + strconv.FormatInt(a.Now().UnixNano(), 36)
+	id := name + "-" + a.bootTag() + "-" + strconv.FormatInt(a.Now().UnixNano(), 36)
 	request := protocol.Request{CommandName: name, RequestID: id, Data: desired.Manifest, DataSHA256: desired.SHA256}
 	data, err := request.Encode()
 	if err != nil {
@@ -226,7 +231,8 @@ func (a *Agent) runOwn(ctx context.Context, name string, desired protocol.Curren
 		DispatcherID: bootDispatcher, CommandName: "boot", InvocationID: id,
 		Expiration: a.Now().Add(keepAfterExpiry), ResultQueue: localQueue, Data: data,
 	}
-	j := commandproc.Job{Identity: c.Identity(), Command: c, Request: request, Env: []string{"EB_SYSTEM_STARTUP=true"}}
+	j := commandproc.Job{Identity: c.Identity(), Command: c, Request: request}
+	a.ownJob(&j)
 	body, err := c.Encode()
 	if err != nil {
 		return err
@@ -234,8 +240,24 @@ func (a *Agent) runOwn(ctx context.Context, name string, desired protocol.Curren
 	if err := a.appendRecord(journal.Record{Type: journal.Accepted, Command: j.Identity, Payload: body}); err != nil {
 		return err
 	}
-	if r := a.execute(ctx, j); r.Status != protocol.Success {
+	r := a.execute(ctx, j)
+	if r == nil {
+		return fmt.Errorf("%s: %w", name, hooks.ErrPaused)
+	}
+	if r.Status != protocol.Success {
 		return fmt.Errorf("%s: %s", name, r.Entry().Msg)
 	}
 	return nil
+}
+
+// bootTag tells the boots of the machine apart in the names of the agent's own commands.
+func (a *Agent) bootTag() string { return protocol.Digest([]byte(a.BootID))[:8] }
+
+// ownJob completes a command that the agent gave itself. One that an earlier boot began is taken up all the same, but for CMD-PreInit: what its
+// hooks readied, the machine's restart may have taken away, so this boot runs it from its start.
+func (a *Agent) ownJob(j *commandproc.Job) {
+	j.Env = []string{"EB_SYSTEM_STARTUP=true"}
+	if j.Request.CommandName == protocol.CmdPreInit && !strings.Contains(j.Command.InvocationID, "-"+a.bootTag()+"-") {
+		j.Void = "the machine restarted while it was running, so it is run anew"
+	}
 }

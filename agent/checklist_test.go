@@ -95,6 +95,7 @@ func TestChecklist_ResultCannotBeSent(t *testing.T) {
 		r := w.start()
 		gone := strings.Replace(w.results, "req-1", "gone", 1)
 		lost := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), results: gone, form: f})
+		eventually(t, "it has run", func() bool { return w.journalled(lost.Identity()).Finished() }) // else the next one would supersede it
 		w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil), form: f})
 		if e := w.one().entry(); e.VersionLabel != "v2" {
 			t.Errorf("result %+v", e)

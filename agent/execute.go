@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -10,6 +12,7 @@ import (
 
 	"hostmanager/commandproc"
 	"hostmanager/hooks"
+	"hostmanager/internal/redact"
 	"hostmanager/journal"
 	"hostmanager/protocol"
 )
@@ -19,12 +22,21 @@ const handler = "aws-eb-command-handler"
 
 // jobOf makes a lane's job of an accepted command.
 func (a *Agent) jobOf(j commandproc.Job) job {
-	return job{identity: j.Identity, do: func(ctx context.Context) { a.execute(ctx, j) }}
+	return job{identity: j.Identity, do: func(ctx context.Context) { a.execute(ctx, j) }, command: &j}
 }
 
-// execute runs one command from its start to its journalled result.
+// execute runs one command from its start to its journalled result; nil where it is left to a later agent.
 func (a *Agent) execute(ctx context.Context, j commandproc.Job) *protocol.Response {
+	if j.Request.CommandName == protocol.CmdAbort {
+		return a.runAbort(ctx, j)
+	}
 	if a.laneOf(j.Request.CommandName) == a.exclusive {
+		if response := a.refuseAborted(j); response != nil {
+			return response
+		}
+		if response := a.supersede(j); response != nil {
+			return response
+		}
 		var end func()
 		ctx, end = a.begin(ctx, j)
 		defer end()
@@ -32,7 +44,21 @@ func (a *Agent) execute(ctx context.Context, j commandproc.Job) *protocol.Respon
 	}
 	a.logAction(j)
 	a.log.Info("command started", slog.String("command", j.Request.CommandName), slog.String("identity", j.Identity))
-	response := a.Processor.Run(ctx, j)
+	j.Pause = a.leave
+	response, err := a.Processor.Run(ctx, j)
+	return a.over(j, response, err)
+}
+
+// over takes in what came of running a command.
+func (a *Agent) over(j commandproc.Job, response *protocol.Response, err error) *protocol.Response {
+	switch {
+	case errors.Is(err, hooks.ErrPaused):
+		a.log.Info("command left to the next start", slog.String("command", j.Request.CommandName), slog.String("identity", j.Identity))
+		return nil
+	case err != nil: // the journal takes no more, so nothing that is promised could be kept
+		a.fail(fmt.Errorf("leave command %s to the next start: %w", j.Identity, err))
+		return nil
+	}
 	a.finish(j, response)
 	return response
 }
@@ -53,13 +79,25 @@ func (a *Agent) begin(ctx context.Context, j commandproc.Job) (_ context.Context
 // commandproc.ErrAborted and says who asked. An empty identity means whichever command runs. False: that command does not run (any more).
 func (a *Agent) cancelRunning(identity string, cause error) (current, bool) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	c := a.current
+	a.mu.Unlock()
 	if c == nil || c.cancel == nil || identity != "" && c.Identity != identity {
 		return current{}, false
 	}
 	c.cancel(cause)
+	a.noteAbort(*c, cause)
 	return *c, true
+}
+
+// noteAbort journals that the end of a command was asked for: it stays asked for, also where the agent ends before the command does.
+func (a *Agent) noteAbort(c current, cause error) {
+	payload, err := encode(a.Redact.String(cause.Error()))
+	if err == nil {
+		err = a.appendRecord(journal.Record{Type: journal.Abort, Command: c.Identity, Payload: payload})
+	}
+	if err != nil {
+		a.log.Error("abort not journalled", slog.String("identity", c.Identity), slog.Any("error", err))
+	}
 }
 
 // withdrawWaiting answers a command that waits in the exclusive lane, as aborted for that cause, and takes it out: nothing of it was begun. False:
@@ -166,13 +204,73 @@ func decodeAccepted(c journal.Command) (protocol.Command, protocol.Request, erro
 }
 
 // journalSteps is the journal as the processor uses it.
-type journalSteps struct{ journal *journal.Journal }
+type journalSteps struct {
+	journal *journal.Journal
+	redact  *redact.Redactor
+}
 
 // Recorder returns the recorder of a command's steps.
-func (s journalSteps) Recorder(identity string) hooks.Recorder { return s.journal.Recorder(identity) }
+func (s journalSteps) Recorder(identity string) commandproc.Recorder {
+	return maskingRecorder{s.journal.Recorder(identity), s.redact}
+}
 
-// Steps returns the steps a command has taken so far.
-func (s journalSteps) Steps(identity string) []journal.Step {
+// Command returns what the journal says of a command.
+func (s journalSteps) Command(identity string) journal.Command {
 	c, _ := s.journal.Command(identity)
-	return c.Steps
+	return c
+}
+
+// maskingRecorder hides secrets in what is said by people and hooks before the journal keeps it.
+type maskingRecorder struct {
+	*journal.Recorder
+	redact *redact.Redactor
+}
+
+// Done implements commandproc.Recorder.
+func (r maskingRecorder) Done(step string, events json.RawMessage) error {
+	events, err := r.mask(events)
+	if err != nil {
+		return err
+	}
+	return r.Recorder.Done(step, events)
+}
+
+// Verdict implements commandproc.Recorder.
+func (r maskingRecorder) Verdict(payload json.RawMessage) error {
+	payload, err := r.mask(payload)
+	if err != nil {
+		return err
+	}
+	return r.Recorder.Verdict(payload)
+}
+
+// mask hides secrets in every member msg, however deep; names and numbers of the protocol stay.
+func (r maskingRecorder) mask(payload json.RawMessage) (json.RawMessage, error) {
+	if len(payload) == 0 {
+		return payload, nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(payload))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return nil, fmt.Errorf("read journal payload: %w", err)
+	}
+	maskMessages(v, r.redact)
+	return encode(v)
+}
+
+func maskMessages(v any, hide *redact.Redactor) {
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			maskMessages(e, hide)
+		}
+	case map[string]any:
+		for k, e := range v {
+			if text, ok := e.(string); ok && k == "msg" {
+				v[k] = hide.String(text)
+			}
+			maskMessages(e, hide)
+		}
+	}
 }

@@ -75,6 +75,8 @@ func (i *infra) Prepare(ctx context.Context, j commandproc.Job) (hooks.Deploymen
 			}
 			err = errNothingDeployed
 		}
+	case j.Begun != nil && def.Deploys:
+		p, err = i.begunBefore(ctx, j)
 	case j.Request.StageNum != nil && *j.Request.StageNum > 0:
 		p, err = i.stagedBefore(j.Request)
 	default:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"sync"
+
+	"hostmanager/commandproc"
 )
 
 // laneRoom is how many commands may wait in a lane before intake pauses; the rest waits in the queue, which is durable as well.
@@ -13,6 +15,7 @@ const laneRoom = 100
 type job struct {
 	identity string
 	do       func(context.Context)
+	command  *commandproc.Job // nil: none that somebody sent
 }
 
 // lane runs jobs in the order they were pushed, at most width at once.
@@ -59,6 +62,26 @@ func (l *lane) withdraw(identity string) bool {
 	l.waiting = slices.Delete(l.waiting, i, i+1)
 	l.notify()
 	return true
+}
+
+// behind returns the commands that wait, in their order.
+func (l *lane) behind() []commandproc.Job {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []commandproc.Job
+	for _, j := range l.waiting {
+		if j.command != nil {
+			all = append(all, *j.command)
+		}
+	}
+	return all
+}
+
+// change is closed when something changes in the lane the next time.
+func (l *lane) change() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
 }
 
 // room waits until the lane takes more, which it tells, or ctx ends.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"hostmanager/commandproc"
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
 	"hostmanager/platform/settings"
@@ -17,7 +18,8 @@ import (
 
 // promotion is what undoing a promotion needs.
 type promotion struct {
-	Had bool `json:"had"` // there was a deployed manifest, and a copy of it was kept
+	Had    bool   `json:"had"`              // there was a deployed manifest, and a copy of it was kept
+	SHA256 string `json:"sha256,omitempty"` // of the promoted manifest
 }
 
 func (i *infra) previousManifest() string {
@@ -44,7 +46,7 @@ func (i *infra) promote(_ context.Context, c *hooks.Call) error {
 			return fmt.Errorf("keep the deployed manifest: %w", err)
 		}
 	}
-	if err := c.Save(promotion{had}); err != nil {
+	if err := c.Save(promotion{had, protocol.Digest(staged)}); err != nil {
 		return err
 	}
 	if err := atomicfile.WriteFile(i.root.DeployedManifest(), staged, 0o600); err != nil {
@@ -53,7 +55,7 @@ func (i *infra) promote(_ context.Context, c *hooks.Call) error {
 	return removeFile(i.root.StagedManifest()) // one copy of the properties less
 }
 
-// demote undoes promote. Without what promote saved nothing was changed.
+// demote undoes promote, so that promote can run again. Without what promote saved nothing was changed.
 func (i *infra) demote(_ context.Context, c *hooks.Call) error {
 	if len(c.Saved) == 0 {
 		return nil
@@ -61,6 +63,9 @@ func (i *infra) demote(_ context.Context, c *hooks.Call) error {
 	var saved promotion
 	if err := json.Unmarshal(c.Saved, &saved); err != nil {
 		return fmt.Errorf("read what promoting saved: %w", err)
+	}
+	if err := i.restage(saved); err != nil {
+		return err
 	}
 	if !saved.Had {
 		return atomicfile.Remove(i.root.DeployedManifest())
@@ -70,6 +75,45 @@ func (i *infra) demote(_ context.Context, c *hooks.Call) error {
 		return fmt.Errorf("read the manifest that was kept: %w", err)
 	}
 	return atomicfile.WriteFile(i.root.DeployedManifest(), old, 0o600)
+}
+
+// restage brings the staged manifest back where promote had removed it.
+func (i *infra) restage(saved promotion) error {
+	if _, err := os.Stat(i.root.StagedManifest()); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	raw, err := atomicfile.ReadFileLimit(i.root.DeployedManifest(), maxManifest)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && protocol.Digest(raw) != saved.SHA256 {
+		return nil // it was demoted before
+	}
+	if err != nil {
+		return fmt.Errorf("read the promoted manifest: %w", err)
+	}
+	return atomicfile.WriteFile(i.root.StagedManifest(), raw, 0o600)
+}
+
+// begunBefore finds the manifest of a command that an earlier agent began: on disk where it had come that far, else where it came from. What lies
+// on disk was judged when it was written there.
+func (i *infra) begunBefore(ctx context.Context, j commandproc.Job) (prepared, error) {
+	for _, file := range []string{i.root.StagedManifest(), i.root.DeployedManifest()} {
+		raw, err := atomicfile.ReadFileLimit(file, maxManifest)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return prepared{}, fmt.Errorf("read manifest of the command under way: %w", err)
+		}
+		if j.Request.DataSHA256 != "" && protocol.Digest(raw) != j.Request.DataSHA256 {
+			continue
+		}
+		if p, err := i.decode(raw); err == nil && p.manifest.DeploymentID == j.Begun.ID && p.manifest.Serial == j.Begun.Serial {
+			return p, nil
+		}
+	}
+	if j.Request.StageNum != nil && *j.Request.StageNum > 0 {
+		return i.stagedBefore(j.Request)
+	}
+	return i.fetch(ctx, j.Request)
 }
 
 // settle makes the files that hooks read tell of the version that serves again, after a command failed. Safe at any time, also twice.

@@ -17,7 +17,7 @@ import (
 	"hostmanager/protocol"
 )
 
-// recoverAll puts the journal's unfinished business in its place: commands that were begun are ended first, then what boot wants, then the
+// recoverAll puts the journal's unfinished business in its place: commands that were begun are taken up first, then what boot wants, then the
 // commands that wait; results that were not sent go to the outbox. It only reads the journal and fills the lanes, so it never delays a poll.
 func (a *Agent) recoverAll() {
 	var waiting []commandproc.Job
@@ -32,8 +32,8 @@ func (a *Agent) recoverAll() {
 			if !ok {
 				continue
 			}
-			if c.Lost || !commandproc.Untouched(c.Steps) {
-				a.exclusive.push(job{identity: c.Identity, do: func(ctx context.Context) { a.endInterrupted(ctx, j, c.Lost) }}, false)
+			if c.Lost || len(c.Steps) > 0 {
+				a.exclusive.push(job{identity: c.Identity, do: func(ctx context.Context) { a.resume(ctx, j, c) }}, false)
 				continue
 			}
 			waiting = append(waiting, j)
@@ -68,7 +68,7 @@ func (a *Agent) recoverPlatform(ctx context.Context) {
 	}
 	for _, c := range a.Journal.Commands() {
 		if !c.Finished() && !c.Lost && !commandproc.Untouched(c.Steps) {
-			return // its steps are to be undone first; what it left is removed after that
+			return // what it left is part of its work; the rest is removed when its outcome is settled
 		}
 	}
 	if err := a.Platform.Recover(ctx); err != nil {
@@ -128,29 +128,64 @@ func (a *Agent) concludeOrLog(identity string, c protocol.Command, verdict answe
 	}
 }
 
-// endInterrupted ends a command that a crash cut short.
-func (a *Agent) endInterrupted(ctx context.Context, j commandproc.Job, lost bool) {
+// resume goes on with a command that an earlier agent began.
+func (a *Agent) resume(ctx context.Context, j commandproc.Job, c journal.Command) {
 	ctx, end := a.begin(ctx, j)
 	defer end()
-	if lost {
+	if c.Lost {
 		a.finish(j, a.Processor.Lost(j))
 		return
 	}
-	a.endLeftovers(ctx, j)
-	a.finish(j, a.Processor.Interrupted(ctx, j, a.Platform.Recover))
+	a.awaitPlatform(ctx)
+	a.endLeftovers(ctx, j, c.Steps)
+	j.Pause = a.leave
+	if fromBoot(j.Command) {
+		a.ownJob(&j)
+	}
+	a.log.Info("command taken up again", slog.String("command", j.Request.CommandName), slog.String("identity", j.Identity))
+	response, err := a.Processor.Resume(ctx, j, a.Platform.Recover)
+	a.over(j, response, err)
+}
+
+// platformPatience is how long a command that is to be taken up waits for what it acts upon: after a power loss the Engine may come up later than
+// the agent, and neither going on nor undoing works without it.
+const platformPatience = 2 * time.Minute
+
+func (a *Agent) awaitPlatform(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, platformPatience)
+	defer cancel()
+	again := newPatience(100*time.Millisecond, 5*time.Second)
+	for {
+		_, err := a.Platform.Astray(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if again.speaks() {
+			a.log.Warn("a command waits to be taken up until the platform answers", slog.Any("error", err))
+		}
+		select {
+		case <-time.After(again.next()):
+		case <-ctx.Done():
+		case <-a.drain:
+			return
+		}
+	}
 }
 
 // leftoverGrace is what processes of an interrupted command get to end by themselves.
 const leftoverGrace = 2 * time.Second
 
-// endLeftovers ends what the hooks of an interrupted command left running: the kernel ended the agent's child, not its children.
-func (a *Agent) endLeftovers(ctx context.Context, j commandproc.Job) {
+// endLeftovers ends what the hooks left running that were under way when the agent stopped: the kernel ended the agent's child, not its children.
+// What a hook that was done left, it left on purpose.
+func (a *Agent) endLeftovers(ctx context.Context, j commandproc.Job, steps []journal.Step) {
 	ctx, cancel := context.WithTimeout(ctx, 5*leftoverGrace)
 	defer cancel()
-	mark := hooks.Mark(a.Root, hooks.Deployment{CommandName: j.Request.CommandName, InvocationID: j.Command.InvocationID})
-	n, err := proc.EndMarked(ctx, mark, leftoverGrace)
-	if n > 0 || err != nil {
-		a.log.Warn("processes of an interrupted command ended", slog.String("identity", j.Identity), slog.Int("processes", n), slog.Any("error", err))
+	of := hooks.Deployment{CommandName: j.Request.CommandName, InvocationID: j.Command.InvocationID}
+	for _, step := range commandproc.Open(steps) {
+		n, err := proc.EndMarked(ctx, hooks.StepMark(a.Root, of, step), leftoverGrace)
+		if n > 0 || err != nil {
+			a.log.Warn("processes of an interrupted hook ended", slog.String("identity", j.Identity), slog.String("hook", step), slog.Int("processes", n), slog.Any("error", err))
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -11,9 +12,10 @@ import (
 )
 
 // ErrThirdSignal is returned when the third signal ends everything at once.
-var ErrThirdSignal = errors.New("stopped at the third signal, with a command unfinished; the next start ends it")
+var ErrThirdSignal = errors.New("stopped at the third signal, with a command unfinished; the next start takes it up")
 
-// Supervise runs the agent under signals: the first TERM or INT drains, the second, or the drain's timeout, aborts the running command, the third
+// Supervise runs the agent under signals: the first TERM or INT drains or, with on_stop resume, leaves the running command to the next start at its
+// next safe point; the second, or drain_timeout, aborts it; the third
 // returns at once with ErrThirdSignal. HUP reopens the log files.
 func Supervise(ctx context.Context, a *Agent, signals <-chan os.Signal) error {
 	ctx, abort := context.WithCancelCause(ctx)
@@ -29,7 +31,7 @@ func Supervise(ctx context.Context, a *Agent, signals <-chan os.Signal) error {
 			timeout = nil
 			stops = max(stops, 2)
 			a.log.Warn("drain timeout, aborting the running command")
-			abort(commandproc.ErrAborted)
+			a.abortAll(abort, fmt.Errorf("%w: the agent stops, and it took longer than drain_timeout", commandproc.ErrAborted))
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				a.reopenLogs()
@@ -45,11 +47,22 @@ func Supervise(ctx context.Context, a *Agent, signals <-chan os.Signal) error {
 				timeout = timer.C
 			case 2:
 				a.log.Warn("second signal: aborting the running command")
-				abort(commandproc.ErrAborted)
+				a.abortAll(abort, fmt.Errorf("%w: the agent was told twice to stop", commandproc.ErrAborted))
 			default:
 				return ErrThirdSignal
 			}
 		}
+	}
+}
+
+// abortAll aborts the running command with the agent, for good: a kill before its undoing is over changes nothing about that.
+func (a *Agent) abortAll(abort context.CancelCauseFunc, cause error) {
+	abort(cause)
+	a.mu.Lock()
+	c := a.current
+	a.mu.Unlock()
+	if c != nil {
+		a.noteAbort(*c, cause)
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -221,10 +223,11 @@ func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
 	var agent *Agent
 	processor := &commandproc.Processor{
 		Root: b.Root, InstanceID: b.Config.InstanceID, Stack: "awseb-" + b.Config.EnvironmentID + "-stack",
-		Steps: journalSteps{j}, Dirs: helpedDirs{dirs, b.disk}, Infra: b.disk.builtins(b.infra.builtins()),
-		Prepare: b.disk.reserving(b.infra.Prepare, journalSteps{j}), Commit: b.disk.builtin(b.infra.commit()), Settle: b.disk.settling(b.infra.settle),
+		Steps: journalSteps{j, b.redact}, Dirs: helpedDirs{dirs, b.disk}, Infra: b.disk.builtins(b.infra.builtins()),
+		Prepare: b.disk.reserving(b.infra.Prepare), Commit: b.disk.builtin(b.infra.commit()), Settle: b.disk.settling(b.infra.settle),
 		Log: b.logs.Processor, Activity: b.logs.Activity, Structured: b.logs.Structured,
 		OnEvent: func(e protocol.Event) { agent.event(e) }, Now: b.Now,
+		ResumeLimit: b.Config.ResumeLimit, CleanupTimeout: b.Config.CleanupTimeout,
 	}
 	agent = New(Parts{
 		Root: b.Root, Config: b.Config, InstanceID: b.Config.InstanceID, Version: b.Version, BootID: b.BootID,
@@ -283,7 +286,39 @@ func withBundleHooks(root layout.Root, log io.Writer, builtins map[string][]hook
 			return hooks.Bundle{Tree: place.tree, Dir: place.moment, Properties: s.EnvironmentList(), Log: log}, err
 		}))
 	}
+	for _, place := range []struct{ dir, moment string }{
+		{"appdeploy/cleanup", "hooks/cleanup"}, {"configdeploy/cleanup", "confighooks/cleanup"}, {"restartappserver/cleanup", "hooks/cleanup"},
+	} {
+		all[place.dir] = append(all[place.dir], hooks.PlatformCleanup("02platform-cleanup", func(c *hooks.Call) (hooks.Bundle, error) {
+			return cleanupBundle(root, place.moment, c, log)
+		}))
+	}
 	return all
+}
+
+// cleanupBundle is the bundle whose cleanup hooks run: that of the command, or of what serves where the command has no tree.
+func cleanupBundle(root layout.Root, moment string, c *hooks.Call, log io.Writer) (hooks.Bundle, error) {
+	b := hooks.Bundle{Dir: moment, Log: log}
+	for _, tree := range []string{root.Release(strconv.FormatInt(c.Deployment.ID, 10), c.Deployment.InvocationID), root.Current()} {
+		if _, err := os.Stat(tree); err == nil {
+			b.Tree = tree
+			break
+		}
+	}
+	if b.Tree == "" {
+		return b, nil
+	}
+	_, s, err := settings.ReadContainerConfiguration(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // after a first deployment that failed there is none
+		return b, err
+	}
+	b.Properties = s.EnvironmentList()
+	for _, v := range c.Env {
+		if strings.HasPrefix(v, "EB_COMMAND_STATUS=") {
+			b.Properties = append(b.Properties, v)
+		}
+	}
+	return b, nil
 }
 
 // spills puts large responses into the environment's bucket.

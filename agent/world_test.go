@@ -407,12 +407,19 @@ func removed(path string) error {
 	return nil
 }
 
+// flipped is what taking a flip back needs, also so that it can be done again.
+type flipped struct{ Old, New string }
+
 func (p *filePlatform) flip(_ context.Context, c *hooks.Call) error {
 	old, err := os.ReadFile(p.file("serving"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := c.Save(string(old)); err != nil {
+	next, err := os.ReadFile(p.file("starting"))
+	if err != nil {
+		return err
+	}
+	if err := c.Save(flipped{string(old), string(next)}); err != nil {
 		return err
 	}
 	if err := os.Rename(p.file("starting"), p.file("serving")); err != nil {
@@ -429,14 +436,17 @@ func (p *filePlatform) undoFlip(_ context.Context, c *hooks.Call) error {
 	if len(c.Saved) == 0 {
 		return nil
 	}
-	var old string
-	if err := json.Unmarshal(c.Saved, &old); err != nil {
+	var saved flipped
+	if err := json.Unmarshal(c.Saved, &saved); err != nil {
 		return err
 	}
-	if old == "" {
+	if err := atomicfile.WriteFile(p.file("starting"), []byte(saved.New), 0o600); err != nil {
+		return err
+	}
+	if saved.Old == "" {
 		return removed(p.file("serving"))
 	}
-	return atomicfile.WriteFile(p.file("serving"), []byte(old), 0o600)
+	return atomicfile.WriteFile(p.file("serving"), []byte(saved.Old), 0o600)
 }
 
 func (p *filePlatform) Status(context.Context) (agent.Application, error) {

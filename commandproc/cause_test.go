@@ -20,7 +20,7 @@ func TestRun_CauseOfAFailureReachesTheResult(t *testing.T) {
 	} {
 		b := newBench(t)
 		b.dirs["appdeploy/enact"] = []hooks.Builtin{b.step("00run", protocol.Compensated, err)}
-		e := b.Processor.Run(t.Context(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
+		e := b.runs(t, t.Context(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
 		if e.Status != protocol.Failure || e.Cause != want {
 			t.Errorf("%v: %+v, want cause %q", err, e, want)
 		}

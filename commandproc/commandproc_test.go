@@ -87,16 +87,29 @@ func (b *bench) step(name string, semantics protocol.Semantics, err error) hooks
 
 type steps struct{ j *journal.Journal }
 
-func (s steps) Recorder(identity string) hooks.Recorder { return s.j.Recorder(identity) }
+func (s steps) Recorder(identity string) commandproc.Recorder { return s.j.Recorder(identity) }
 
-func (s steps) Steps(identity string) []journal.Step {
+func (s steps) Command(identity string) journal.Command {
 	c, _ := s.j.Command(identity)
-	return c.Steps
+	return c
+}
+
+// runs runs a command that is to have a result.
+func (b *bench) runs(t *testing.T, ctx context.Context, j commandproc.Job) *protocol.Response { //nolint:revive // the context is the test's subject
+	t.Helper()
+	response, err := b.Processor.Run(ctx, j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response
 }
 
 // Run implements commandproc.Dirs.
 func (b *bench) Run(ctx context.Context, call hooks.Call, rec hooks.Recorder, watch hooks.Watch) error {
 	for _, h := range b.dirs[call.Dir] {
+		if call.Prior[call.Dir+"/"+h.Name].Done {
+			continue
+		}
 		out, end := watch(h.Name)
 		call.Output = out
 		step := call.Dir + "/" + h.Name
@@ -112,11 +125,16 @@ func (b *bench) Run(ctx context.Context, call hooks.Call, rec hooks.Recorder, wa
 		if err != nil {
 			return fmt.Errorf("hook %s failed: %w", b.Root.HookDir(step), err)
 		}
-		if err := rec.Done(step, nil); err != nil {
+		if err := rec.Done(step); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Cleanup implements commandproc.Dirs.
+func (b *bench) Cleanup(ctx context.Context, call hooks.Call, rec hooks.Recorder, watch hooks.Watch) error {
+	return b.Run(ctx, call, rec, watch)
 }
 
 // Undo implements commandproc.Dirs.
@@ -184,7 +202,7 @@ func TestRun_AllStagesInOrder(t *testing.T) {
 	b.After = []hooks.Builtin{b.step("addon-after", protocol.Repeatable, nil)}
 	b.dirs["appdeploy/pre"] = []hooks.Builtin{b.step("03build", protocol.Repeatable, nil)}
 	b.dirs["appdeploy/enact"] = []hooks.Builtin{b.step("00run", protocol.Compensated, nil), b.step("01flip", protocol.Compensated, nil)}
-	response := b.Processor.Run(t.Context(), b.command(t, protocol.CmdAppDeploy, nil))
+	response := b.runs(t, t.Context(), b.command(t, protocol.CmdAppDeploy, nil))
 	e := response.Entry()
 	if e.Status != protocol.Success || e.Msg != "" || e.ReturnCode != 0 || e.DeploymentID != 7 || e.VersionLabel != "v2" || e.Serial != 9 || e.StageNum != nil {
 		t.Errorf("entry %+v", e)
@@ -202,7 +220,7 @@ func TestRun_LogReadsLikeTheOriginal(t *testing.T) {
 		c.Event(protocol.Event{Severity: protocol.Trace, Msg: "Docker container d8cdffc1b069 is running aws_beanstalk/current-app.", Time: time.UnixMilli(1500445457000)})
 		return nil
 	}}}
-	b.Processor.Run(t.Context(), b.command(t, protocol.CmdAppDeploy, nil))
+	b.runs(t, t.Context(), b.command(t, protocol.CmdAppDeploy, nil))
 	rest := b.log.String()
 	for _, want := range []string{
 		"DEBUG [4510]  : Loaded 6 actions for stage 0.\n",
@@ -232,7 +250,7 @@ func TestRun_LogReadsLikeTheOriginal(t *testing.T) {
 func TestRun_ActivityTree(t *testing.T) {
 	b := newBench(t)
 	b.dirs["appdeploy/pre"] = []hooks.Builtin{b.step("03build", protocol.Repeatable, errors.New("no Dockerfile"))}
-	b.Processor.Run(t.Context(), b.command(t, protocol.CmdAppDeploy, nil))
+	b.runs(t, t.Context(), b.command(t, protocol.CmdAppDeploy, nil))
 	rest := b.activity.String()
 	for _, want := range []string{
 		" - [Application update v2@7] : Starting activity...\n",
@@ -281,7 +299,7 @@ func TestRun_FailureReachesTheResult(t *testing.T) {
 			b := newBench(t)
 			b.dirs["appdeploy/pre"] = []hooks.Builtin{b.step("01x", protocol.Repeatable, c.err), b.step("02never", protocol.Repeatable, nil)}
 			b.After = []hooks.Builtin{b.step("never", protocol.Repeatable, nil)}
-			e := b.Processor.Run(t.Context(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
+			e := b.runs(t, t.Context(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
 			if e.Status != protocol.Failure || e.ReturnCode != c.code || !strings.HasPrefix(e.Msg, c.msg) ||
 				!strings.HasSuffix(e.Msg, ". For more detail, check /var/log/eb-activity.log using console or EB CLI") {
 				t.Errorf("entry %+v", e)
@@ -306,7 +324,7 @@ func TestRun_FailureUndoesCompensatedStepsInReverse(t *testing.T) {
 	b.dirs["appdeploy/enact"] = []hooks.Builtin{run, b.step("01flip", protocol.Compensated, nil)}
 	b.dirs["appdeploy/post"] = []hooks.Builtin{b.step("01_monitor_pids", protocol.Repeatable, errors.New("gone"))}
 	j := b.command(t, protocol.CmdAppDeploy, nil)
-	e := b.Processor.Run(t.Context(), j).Entry()
+	e := b.runs(t, t.Context(), j).Entry()
 	if want := `00run 01flip 01_monitor_pids undo:01flip() undo:00run({"container":5}) settle`; !strings.HasSuffix(b.traced(), want) {
 		t.Errorf("ran %s", b.traced())
 	}
@@ -326,7 +344,7 @@ func TestRun_UndoesTheRestWhenOneCannotBeUndone(t *testing.T) {
 	flip := b.step("01flip", protocol.Compensated, errors.New("no"))
 	flip.Undo = func(context.Context, *hooks.Call) error { panic("undo is broken") }
 	b.dirs["appdeploy/enact"] = []hooks.Builtin{b.step("00run", protocol.Compensated, nil), flip}
-	e := b.Processor.Run(t.Context(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
+	e := b.runs(t, t.Context(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
 	if !strings.Contains(b.traced(), "undo:00run") || len(e.Events) != 2 || e.Events[1].Severity != protocol.Error ||
 		!strings.Contains(e.Events[1].Msg, "undo is broken") {
 		t.Errorf("ran %s, events %+v", b.traced(), e.Events)
@@ -336,7 +354,7 @@ func TestRun_UndoesTheRestWhenOneCannotBeUndone(t *testing.T) {
 func TestRun_PanicFailsTheCommandAlone(t *testing.T) {
 	b := newBench(t)
 	b.Infra["InfraWriteConfig"] = hooks.Builtin{Name: "InfraWriteConfig", Run: func(context.Context, *hooks.Call) error { panic("oops") }}
-	e := b.Processor.Run(t.Context(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
+	e := b.runs(t, t.Context(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
 	if e.Status != protocol.Failure || !strings.Contains(e.Msg, "panicked: oops") {
 		t.Errorf("entry %+v", e)
 	}
@@ -350,7 +368,7 @@ func TestRun_DeadlineStopsAndUndoes(t *testing.T) {
 		slow.Undo = func(ctx context.Context, _ *hooks.Call) error { b.mark("undo"); return ctx.Err() }
 		b.dirs["appdeploy/enact"] = []hooks.Builtin{slow}
 		began := time.Now()
-		e := b.Processor.Run(context.Background(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
+		e := b.runs(t, context.Background(), b.command(t, protocol.CmdAppDeploy, nil)).Entry()
 		if time.Since(began) != time.Minute || e.Status != protocol.Failure || e.Cause != protocol.CauseTimeout ||
 			!strings.HasPrefix(e.Msg, "Command timed out after 60 seconds: ") {
 			t.Errorf("after %v: %+v", time.Since(began), e)
@@ -370,7 +388,7 @@ func TestRun_AbortUndoes(t *testing.T) {
 		b.step("02never", protocol.Repeatable, nil),
 	}
 	b.dirs["appdeploy/post"] = []hooks.Builtin{b.step("never", protocol.Repeatable, nil)}
-	e := b.Processor.Run(ctx, b.command(t, protocol.CmdAppDeploy, nil)).Entry()
+	e := b.runs(t, ctx, b.command(t, protocol.CmdAppDeploy, nil)).Entry()
 	if !strings.HasPrefix(e.Msg, "Command was aborted") || !strings.Contains(b.traced(), "undo:00run") {
 		t.Errorf("ran %s: %+v", b.traced(), e)
 	}
@@ -401,7 +419,7 @@ func TestRun_StagesFollowEachOther(t *testing.T) {
 			b := newBench(t)
 			j := b.command(t, protocol.CmdAppDeploy, c.stage)
 			j.Previous = c.past
-			e := b.Processor.Run(t.Context(), j).Entry()
+			e := b.runs(t, t.Context(), j).Entry()
 			if (e.Status == protocol.Success) != c.runs || !strings.Contains(e.Msg, c.msg) || e.StageNum == nil || *e.StageNum != *c.stage {
 				t.Errorf("entry %+v", e)
 			}
@@ -417,7 +435,7 @@ func TestRun_StagesFollowEachOther(t *testing.T) {
 
 func TestRun_UnknownCommandIsRefused(t *testing.T) {
 	b := newBench(t)
-	e := b.Processor.Run(t.Context(), b.command(t, "CMD-Nonsense", nil)).Entry()
+	e := b.runs(t, t.Context(), b.command(t, "CMD-Nonsense", nil)).Entry()
 	if e.Status != protocol.Failure || e.ReturnCode != 1 || !strings.Contains(e.Msg, "unknown command CMD-Nonsense") {
 		t.Errorf("entry %+v", e)
 	}
@@ -436,7 +454,7 @@ func TestRun_EventsAreSortedBoundedAndTimed(t *testing.T) {
 		}
 		return nil
 	}}
-	r := b.Processor.Run(t.Context(), b.command(t, protocol.CmdConfigDeploy, nil))
+	r := b.runs(t, t.Context(), b.command(t, protocol.CmdConfigDeploy, nil))
 	e := r.Entry()
 	if len(e.Events) != 1000 || seen != 1000 || r.Truncated != "true" || e.Events[0].Msg != "earlier" || e.Events[1].Msg != "later" ||
 		e.Events[1].Severity != protocol.Info || e.Events[1].Time.IsZero() {
@@ -449,7 +467,7 @@ func TestRun_TellsHooksTheirEnvironment(t *testing.T) {
 	var env []string
 	b.dirs["appdeploy/pre"] = []hooks.Builtin{{Name: "x", Run: func(_ context.Context, c *hooks.Call) error { env = c.Env; return nil }}}
 	j := b.command(t, protocol.CmdAppDeploy, nil)
-	b.Processor.Run(t.Context(), j)
+	b.runs(t, t.Context(), j)
 	for _, want := range []string{
 		"CMD_DATA=" + j.Command.Data, "INVOCATION_ID=0123456789ab", "DISPATCHER_ID=d", "LISTENER_ID=i-1", "STACK_NAME=awseb-e-1-stack",
 		"CMD_NAME=ElasticBeanstalkCommand-AWSEBAutoScalingGroup", "RESULT_QUEUE=https://sqs/1/hostmanager-q", "EB_REQUEST_ID=req-1", "EB_COMMAND_TIMEOUT=60",
@@ -462,43 +480,5 @@ func TestRun_TellsHooksTheirEnvironment(t *testing.T) {
 		if strings.HasPrefix(v, "RESULT_SECRET") || strings.HasPrefix(v, "RESULT_ACCESS") || strings.HasPrefix(v, "RESULT_SESSION") || strings.HasSuffix(v, "=") {
 			t.Errorf("environment has %s", v)
 		}
-	}
-}
-
-func TestInterrupted_UndoesAndFails(t *testing.T) {
-	b := newBench(t)
-	b.dirs["appdeploy/enact"] = []hooks.Builtin{b.step("00run", protocol.Compensated, nil), b.step("01flip", protocol.Compensated, nil)}
-	j := b.command(t, protocol.CmdAppDeploy, nil)
-	rec := b.journal.Recorder(j.Identity)
-	for _, err := range []error{
-		rec.Started("begin", protocol.Repeatable, json.RawMessage(`{"ID":7,"VersionLabel":"v2","Serial":9}`)),
-		rec.Started("AppDeployEnactHook", protocol.Repeatable, nil),
-		rec.Started("appdeploy/enact/00run", protocol.Compensated, json.RawMessage(`{"id":1}`)),
-		rec.Done("appdeploy/enact/00run", nil),
-		rec.Started("appdeploy/enact/01flip", protocol.Compensated, nil),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	e := b.Interrupted(t.Context(), j, func(context.Context) error { b.mark("recover"); return nil }).Entry()
-	if b.traced() != `undo:01flip() undo:00run({"id":1}) settle recover` {
-		t.Errorf("ran %s", b.traced())
-	}
-	if !strings.HasPrefix(e.Msg, "interrupted: ") || !strings.Contains(e.Msg, "appdeploy/enact/01flip") || e.DeploymentID != 7 || e.ReturnCode != 1 {
-		t.Errorf("entry %+v", e)
-	}
-}
-
-func TestInterrupted_AfterTheCommitOnlyTheResultIsMissing(t *testing.T) {
-	b := newBench(t)
-	j := b.command(t, protocol.CmdAppDeploy, nil)
-	rec := b.journal.Recorder(j.Identity)
-	if err := errors.Join(rec.Started("Promote", protocol.Compensated, nil), rec.Done("Promote", nil)); err != nil {
-		t.Fatal(err)
-	}
-	e := b.Interrupted(t.Context(), j, func(context.Context) error { b.mark("recover"); return nil }).Entry()
-	if e.Status != protocol.Success || b.traced() != "recover" { // the old container may not be stopped yet
-		t.Errorf("entry %+v, ran %s", e, b.traced())
 	}
 }

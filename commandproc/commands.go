@@ -28,6 +28,7 @@ type Definition struct {
 	Name    string
 	Labels  []string   // what people call each stage; the last one stands for all later ones
 	Stages  [][]Action // in order; a staged request runs exactly one
+	Cleanup Action     // runs behind all others, whatever became of them; it is no action of a stage
 	Lane    Lane
 	Deploys bool // brings a version into service: the manifest is promoted when its last stage succeeded
 }
@@ -60,16 +61,17 @@ func build() []Action {
 // Commands returns the table of commands: names, stages and actions in the order they run (2017 form).
 func Commands() []Definition {
 	enact := []Action{{"AppDeployEnactHook", "appdeploy/enact"}, {"AppDeployPostHook", "appdeploy/post"}}
+	cleanup := Action{"AppDeployCleanupHook", "appdeploy/cleanup"}
 	first := append(enact[:2:2], Action{"PostInitHook", "postinit"})
 	return []Definition{
 		{Name: protocol.CmdPreInit, Labels: []string{"Initialization"}, Stages: [][]Action{
 			{{Name: "InfraWriteConfig"}, {Name: "DownloadSourceBundle"}, {"PreInitHook", "preinit"}},
-		}},
-		{Name: protocol.CmdStartup, Labels: []string{"Application deployment"}, Deploys: true, Stages: [][]Action{build(), first}},
-		{Name: protocol.CmdSelfStartup, Labels: []string{"Application deployment"}, Deploys: true, Stages: [][]Action{build(), first}},
+		}, Cleanup: Action{"PreInitCleanupHook", "preinit/cleanup"}},
+		{Name: protocol.CmdStartup, Labels: []string{"Application deployment"}, Deploys: true, Stages: [][]Action{build(), first}, Cleanup: cleanup},
+		{Name: protocol.CmdSelfStartup, Labels: []string{"Application deployment"}, Deploys: true, Stages: [][]Action{build(), first}, Cleanup: cleanup},
 		{
 			Name: protocol.CmdAppDeploy, Labels: []string{"Application update", "Application version switch"}, Deploys: true,
-			Stages: [][]Action{build(), enact},
+			Stages: [][]Action{build(), enact}, Cleanup: cleanup,
 		},
 		{
 			Name: protocol.CmdConfigDeploy, Labels: []string{"Configuration update", "Application restart"}, Deploys: true,
@@ -77,6 +79,7 @@ func Commands() []Definition {
 				{{Name: "InfraWriteConfig"}, {"ConfigDeployPreHook", "configdeploy/pre"}},
 				{{"ConfigDeployEnactHook", "configdeploy/enact"}, {"ConfigDeployPostHook", "configdeploy/post"}},
 			},
+			Cleanup: Action{"ConfigDeployCleanupHook", "configdeploy/cleanup"},
 		},
 		{
 			Name: protocol.CmdRestartAppServer, Labels: []string{"Application restart"},
@@ -84,7 +87,9 @@ func Commands() []Definition {
 				{{Name: "InfraWriteConfig"}, {"RestartAppServerPreHook", "restartappserver/pre"}},
 				{{"RestartAppServerEnactHook", "restartappserver/enact"}, {"RestartAppServerPostHook", "restartappserver/post"}},
 			},
+			Cleanup: Action{"RestartAppServerCleanupHook", "restartappserver/cleanup"},
 		},
+		{Name: protocol.CmdAbort, Labels: []string{"Abort"}, Lane: Shared}, // the agent's own: it acts upon lanes, not on the instance
 	}
 }
 

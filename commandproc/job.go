@@ -2,6 +2,7 @@ package commandproc
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,11 @@ type Job struct {
 	Request  protocol.Request
 	Previous *Past    // the exclusive command that ran last before this one; nil when there is none
 	Env      []string // KEY=VALUE for hooks, beside what Run sets from the command
+	// Pause, once closed, asks Run and Resume to leave the rest of the command to a later agent, at the next safe point. Nil: never.
+	Pause <-chan struct{}
+	// Begun is the deployment of a command that an earlier agent began; nil for one that begins now. Resume sets it.
+	Begun *hooks.Deployment
+	Void  string // why Resume must not take the command up; empty: it may
 }
 
 // Past is what the order of stages needs to know of an earlier command.
@@ -42,19 +48,33 @@ type Past struct {
 
 // Steps is the journal as the processor uses it.
 type Steps interface {
-	Recorder(identity string) hooks.Recorder
-	Steps(identity string) []journal.Step
+	Recorder(identity string) Recorder
+	// Command returns all that the journal says of a command.
+	Command(identity string) journal.Command
+}
+
+// Recorder journals what becomes of one command. Every method returns after the record is durable. *journal.Recorder is one.
+type Recorder interface {
+	Started(step string, semantics protocol.Semantics, payload json.RawMessage) error
+	// Done also keeps the events that the step reported: a list of protocol.Event.
+	Done(step string, events json.RawMessage) error
+	Undone(step string) error
+	Resumed() error
+	Paused() error
+	Verdict(payload json.RawMessage) error
 }
 
 // Dirs runs hook directories. *hooks.Runner does.
 type Dirs interface {
 	// Run runs the hooks of call.Dir in the order of their names, journals each through rec, and ends at the first that fails.
 	Run(ctx context.Context, call hooks.Call, rec hooks.Recorder, watch hooks.Watch) error
+	// Cleanup runs all of them, whatever becomes of each.
+	Cleanup(ctx context.Context, call hooks.Call, rec hooks.Recorder, watch hooks.Watch) error
 	// Undo takes one compensated step of a directory back; call.Saved is what the journal remembers of it.
 	Undo(ctx context.Context, call hooks.Call, step string) error
 }
 
-// Processor runs commands. All fields but the addons must be set; Run may be called from several goroutines, for exclusive commands one at a
+// Processor runs commands. All fields but the addons and the last three must be set; Run and Resume may be called from several goroutines, for exclusive commands one at a
 // time.
 type Processor struct {
 	Root       layout.Root
@@ -78,10 +98,19 @@ type Processor struct {
 	OnEvent     func(protocol.Event) // every event at once; they are in the result too
 	Now         func() time.Time
 	UndoTimeout time.Duration // bounds the undoing of one command; it starts when the command failed
+	// CleanupTimeout bounds what runs in the cleanup place of one command.
+	CleanupTimeout time.Duration
+	// ResumeLimit is how often a command is taken up after crashes without getting further; beyond it the command fails. 0: it is never taken
+	// up, only unwound.
+	ResumeLimit int
 }
 
-// DefaultUndoTimeout bounds the undoing of a command.
-const DefaultUndoTimeout = 2 * time.Minute
+// Defaults of Processor.
+const (
+	DefaultUndoTimeout    = 2 * time.Minute
+	DefaultCleanupTimeout = time.Minute
+	DefaultResumeLimit    = 3
+)
 
 // Environment returns the variables that a job's executable hooks get (the original's, without the credentials of the result queue).
 func (p *Processor) Environment(j Job) []string {

@@ -63,12 +63,18 @@ func failureEntry(ctx context.Context, err error, timeout time.Duration) protoco
 		e.Cause = known.FailureCause()
 	}
 	reason := strings.TrimRight(err.Error(), ". \n") + "."
+	var interrupted *interruptedError
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, ErrDeadline):
 		e.Cause = protocol.CauseTimeout
 		reason = fmt.Sprintf("Command timed out after %d seconds: %s", int(timeout.Seconds()), reason)
+	case errors.As(cause, &interrupted):
+		e.Cause = protocol.CauseInterrupted
 	case cause != nil:
 		e.Cause = protocol.CauseAborted
+		if !strings.Contains(reason, cause.Error()) { // who asked for it
+			reason = fmt.Sprintf("%s (%s).", strings.TrimSuffix(reason, "."), cause)
+		}
 		reason = fmt.Sprintf("Command was aborted: %s", reason)
 	}
 	var spoke WithOutput
@@ -79,6 +85,15 @@ func failureEntry(ctx context.Context, err error, timeout time.Duration) protoco
 	}
 	e.Msg += reason + moreDetail
 	return e
+}
+
+// Superseded answers a command that was never begun because a newer one waited behind it.
+func (p *Processor) Superseded(j, newer Job) *protocol.Response {
+	return p.newRun(j).respond(protocol.ResponseEntry{
+		Status: protocol.Failure, ReturnCode: 1, Cause: protocol.CauseSuperseded,
+		Msg: fmt.Sprintf("superseded: %s of request %s (%s) was waiting behind this one, so this one was never begun.",
+			newer.Request.CommandName, newer.Request.RequestID, newer.Request.Data),
+	})
 }
 
 // Withdrawn answers a command that was taken back before anything of it was begun; why wraps ErrAborted.

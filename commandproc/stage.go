@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync"
 
+	"hostmanager/hooks"
 	"hostmanager/protocol"
 )
 
@@ -18,6 +19,10 @@ func (r *run) stage(ctx context.Context, a activity, n int) error {
 	r.Log.Debugf("Loaded %d actions for stage %d.", len(actions), n)
 	return a.run(func() (string, error) {
 		for i, action := range actions {
+			if r.done(action.Name) {
+				r.Log.Debugf("Action %s was done before the agent stopped.", action.Name)
+				continue
+			}
 			r.Log.Infof("Running %d of %d actions: %s...", i+1, len(actions), action.Name)
 			if err := r.action(ctx, a.child(action.Name), action); err != nil {
 				return "", err
@@ -46,18 +51,34 @@ func (r *run) action(ctx context.Context, a activity, action Action) error {
 
 // directory runs a hook directory as one action.
 func (r *run) directory(ctx context.Context, a activity, action Action) (string, error) {
-	if err := ctx.Err(); err != nil {
-		return "", context.Cause(ctx)
-	}
-	if err := r.rec.Started(action.Name, protocol.Repeatable, nil); err != nil {
+	if err := r.mayBegin(ctx); err != nil {
 		return "", err
 	}
-	watch := func(hook string) (io.Writer, func(error)) {
+	if _, begun := r.prior[action.Name]; !begun {
+		if err := r.rec.Started(action.Name, protocol.Repeatable, nil); err != nil {
+			return "", err
+		}
+	}
+	told := false
+	err := r.Dirs.Run(ctx, r.call(action.Dir, a), r.rec, r.watch(a, func(err error) { told = told || err != nil }))
+	if err != nil {
+		if told {
+			err = toldError{err}
+		}
+		return "", err
+	}
+	return "Successfully execute hooks in directory " + r.Root.HookDir(action.Dir) + ".", r.rec.Done(action.Name)
+}
+
+// watch shows the hooks of a directory as activities below a. ended is called as each ends.
+func (r *run) watch(a activity, ended func(error)) hooks.Watch {
+	return func(hook string) (io.Writer, func(error)) {
 		h := a.child(hook)
 		h.log.Start(h.path)
 		out := newLines(func(line string) { h.log.Output(h.path, line) })
 		return out, func(err error) {
 			out.flush()
+			ended(err)
 			if err != nil {
 				h.log.Fail(h.path, err.Error())
 				return
@@ -65,18 +86,6 @@ func (r *run) directory(ctx context.Context, a activity, action Action) (string,
 			h.log.Complete(h.path, "")
 		}
 	}
-	told := false
-	err := r.Dirs.Run(ctx, r.call(action.Dir, a), r.rec, func(hook string) (io.Writer, func(error)) {
-		out, end := watch(hook)
-		return out, func(err error) { told = told || err != nil; end(err) }
-	})
-	if err != nil {
-		if told {
-			err = toldError{err}
-		}
-		return "", err
-	}
-	return "Successfully execute hooks in directory " + r.Root.HookDir(action.Dir) + ".", r.rec.Done(action.Name, nil)
 }
 
 // maxLine bounds a line of output in the activity log; a longer one is written in pieces.

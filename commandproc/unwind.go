@@ -5,35 +5,73 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"hostmanager/hooks"
 	"hostmanager/journal"
 	"hostmanager/protocol"
 )
 
+// verdict is what the journal keeps of a failure before its undoing begins: what the result will say, whatever happens meanwhile.
+type verdict struct {
+	Entry  protocol.ResponseEntry `json:"entry"`
+	Events json.RawMessage        `json:"events,omitempty"`
+}
+
+// Times of condemn where the disk has no room for the verdict: undoing without it could be taken for work that is done.
+const (
+	verdictTries = 10
+	verdictPause = time.Second
+)
+
+// condemn journals that the command failed.
+func (r *run) condemn(entry protocol.ResponseEntry) error {
+	list, err := r.events.all()
+	if err != nil {
+		return err
+	}
+	payload, err := json.Marshal(verdict{entry, list})
+	if err != nil {
+		return fmt.Errorf("encode verdict: %w", err)
+	}
+	for try := 1; ; try++ {
+		err = r.rec.Verdict(payload)
+		if !errors.Is(err, journal.ErrFull) || try == verdictTries {
+			return err
+		}
+		time.Sleep(verdictPause)
+	}
+}
+
 // unwind undoes the compensated steps of the command, the last one first, and puts the serving version's files back. What cannot be undone is
-// told in an event; the rest is undone all the same.
-func (r *run) unwind(ctx context.Context) {
+// told in an event; the rest is undone all the same. giveUp leaves the first one alone: undoing it never came to an end. The one error is
+// hooks.ErrPaused.
+func (r *run) unwind(ctx context.Context, giveUp bool) error {
 	ctx, cancel := r.undoContext(ctx)
 	defer cancel()
 	var undone, stuck []string
-	steps := r.Steps.Steps(r.job.Identity)
+	steps := r.Steps.Command(r.job.Identity).Steps
 	for _, step := range slices.Backward(steps) {
-		if step.Semantics != protocol.Compensated || step.State == journal.Undone {
+		if step.Semantics != protocol.Compensated {
 			continue
 		}
-		_, err := calmly(func() (string, error) { return "", r.undo(ctx, step) })
-		if err == nil {
-			err = r.rec.Undone(step.Name)
+		if step.State == journal.Undone { // before a crash
+			undone = append(undone, step.Name)
+			continue
 		}
-		if err != nil {
+		select {
+		case <-r.job.Pause:
+			return hooks.ErrPaused
+		default:
+		}
+		if err := r.takeBack(ctx, step, giveUp); err != nil {
 			stuck = append(stuck, fmt.Sprintf("%s: %v", step.Name, err))
-			continue
+		} else {
+			undone = append(undone, step.Name)
 		}
-		undone = append(undone, step.Name)
+		giveUp = false
 	}
 	if len(steps) > 0 {
 		if _, err := calmly(func() (string, error) { return "", r.Settle(ctx) }); err != nil {
@@ -41,17 +79,32 @@ func (r *run) unwind(ctx context.Context) {
 		}
 	}
 	r.tellUndone(undone, stuck)
+	return nil
+}
+
+// errUndoEndsAgent is why a step stays as it is.
+var errUndoEndsAgent = errors.New("the agent ended each time it was being undone")
+
+// takeBack undoes one step and journals that.
+func (r *run) takeBack(ctx context.Context, step journal.Step, giveUp bool) error {
+	if giveUp {
+		return errors.Join(errUndoEndsAgent, r.rec.Undone(step.Name)) // so that it is not tried once more
+	}
+	if _, err := calmly(func() (string, error) { return "", r.undo(ctx, step) }); err != nil {
+		return err
+	}
+	return r.rec.Undone(step.Name)
 }
 
 func (r *run) tellUndone(undone, stuck []string) {
 	name := r.job.Request.CommandName
 	if len(undone) > 0 {
 		r.Log.Infof("Undid steps of command %s: %s", name, strings.Join(undone, ", "))
-		r.events.add(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("%s did not succeed; undone: %s.", name, strings.Join(undone, ", "))})
+		r.events.once(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("%s did not succeed; undone: %s.", name, strings.Join(undone, ", "))})
 	}
 	if len(stuck) > 0 {
 		r.Log.Errorf("Could not undo steps of command %s: %s", name, strings.Join(stuck, "; "))
-		r.events.add(protocol.Event{Severity: protocol.Error, Msg: fmt.Sprintf("%s did not succeed and could not be undone wholly: %s.", name, strings.Join(stuck, "; "))})
+		r.events.once(protocol.Event{Severity: protocol.Error, Msg: fmt.Sprintf("%s did not succeed and could not be undone wholly: %s.", name, strings.Join(stuck, "; "))})
 	}
 }
 
@@ -65,7 +118,7 @@ func (r *run) undo(ctx context.Context, step journal.Step) error {
 	}
 	call := r.call(dir, a)
 	call.Saved = step.Payload
-	call.Save = func(any) error { return errors.New("nothing can be saved while undoing") }
+	call.Save = cannotSave
 	if !builtin {
 		return r.Dirs.Undo(ctx, call, step.Name)
 	}
@@ -99,79 +152,4 @@ func (p *Processor) builtinOf(step string) (hooks.Builtin, bool) {
 		}
 	}
 	return hooks.Builtin{}, false
-}
-
-// Untouched tells whether a command that has these steps has changed nothing yet and can run from its start.
-func Untouched(steps []journal.Step) bool {
-	return !slices.ContainsFunc(steps, func(s journal.Step) bool { return s.Name != beginStep })
-}
-
-// Interrupted ends a command that the agent's or the machine's stop cut short: what it did is undone and it fails, unless only its result was
-// missing. recover removes what the interrupted command left behind, or had yet to put away; it runs after the undoing.
-func (p *Processor) Interrupted(ctx context.Context, j Job, recover func(context.Context) error) *protocol.Response {
-	r := p.newRun(j)
-	r.def, _ = Lookup(j.Request.CommandName)
-	steps := p.Steps.Steps(j.Identity)
-	r.remember(steps)
-	if p.committed(steps) {
-		r.putAway(ctx, recover)
-		r.Log.Infof("Command %s succeeded!", r.def.Name)
-		return r.respond(protocol.ResponseEntry{Status: protocol.Success})
-	}
-	where := "before its first action"
-	if i := lastOpen(steps); i >= 0 {
-		where = "in " + steps[i].Name
-	}
-	r.Log.Errorf("Command %s was interrupted %s.", j.Request.CommandName, where)
-	r.unwind(ctx)
-	r.putAway(ctx, recover)
-	return r.respond(protocol.ResponseEntry{
-		Status: protocol.Failure, ReturnCode: 1,
-		Msg: fmt.Sprintf("interrupted: the agent or the instance stopped while %s was running, %s. Its steps were undone; the version deployed before serves.",
-			j.Request.CommandName, where) + moreDetail,
-	})
-}
-
-// putAway has the leavings of an interrupted command removed. That some remain changes no verdict.
-func (r *run) putAway(ctx context.Context, recover func(context.Context) error) {
-	ctx, cancel := r.undoContext(ctx)
-	defer cancel()
-	if err := recover(ctx); err != nil {
-		r.Structured.Error("leavings of interrupted command remain", slog.Any("error", err))
-		r.events.add(protocol.Event{Severity: protocol.Error, Msg: fmt.Sprintf("What the interrupted %s left could not be removed wholly: %v.", r.job.Request.CommandName, err)})
-	}
-}
-
-// Lost answers a command whose end a damaged journal does not tell. Nothing is undone on a guess.
-func (p *Processor) Lost(j Job) *protocol.Response {
-	return p.newRun(j).respond(protocol.ResponseEntry{
-		Status: protocol.Failure, ReturnCode: 1,
-		Msg: "interrupted: the journal of this instance was damaged, so the end of " + j.Request.CommandName + " is unknown. Nothing that runs was touched; look at the instance, then send the command again",
-	})
-}
-
-// remember takes the deployment from the journal.
-func (r *run) remember(steps []journal.Step) {
-	for _, s := range steps {
-		if s.Name == beginStep && s.Payload != nil {
-			if err := json.Unmarshal(s.Payload, &r.deployment); err != nil {
-				r.Structured.Warn("deployment in the journal is unreadable", slog.Any("error", err))
-			}
-		}
-	}
-}
-
-// committed tells whether the command's last step is done: then it is its result alone that is missing.
-func (p *Processor) committed(steps []journal.Step) bool {
-	return slices.ContainsFunc(steps, func(s journal.Step) bool { return s.Name == p.Commit.Name && s.State == journal.Done })
-}
-
-// lastOpen finds the innermost step that was begun and is not done.
-func lastOpen(steps []journal.Step) int {
-	for i, s := range slices.Backward(steps) {
-		if s.State == journal.Started && s.Name != beginStep {
-			return i
-		}
-	}
-	return -1
 }

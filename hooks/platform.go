@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +47,7 @@ func RunPlatform(ctx context.Context, b Bundle, call Call, rec Recorder, watch W
 		return nil
 	}
 	note("Executing platform hooks in %s/", call.Dir)
-	s := sequence{call: call, rec: rec, watch: watch, dir: tree, env: platformEnvironment(tree, b.Properties)}
+	s := sequence{call: call, rec: rec, watch: watch, dir: tree, env: platformEnvironment(tree, b.Properties), spawned: spawned{within: tree}}
 	s.watch = func(hook string) (io.Writer, func(error)) {
 		note("Running platform hook: %s/%s", call.Dir, hook)
 		output, end := call.Output, func(error) {}
@@ -65,26 +64,35 @@ func RunPlatform(ctx context.Context, b Bundle, call Call, rec Recorder, watch W
 	return nil
 }
 
-// PlatformHook is a built-in hook that runs a bundle's own ones, to be placed where their moment is. given is asked when it runs.
+// PlatformHook is a built-in hook that runs a bundle's own ones, to be placed where their moment is. given is asked when it runs. It can be
+// repeated as a whole: each of the bundle's hooks is a step of its own.
 func PlatformHook(name string, given func(*Call) (Bundle, error)) Builtin {
 	return Builtin{
-		Name: name, Semantics: protocol.Once,
+		Name: name, Semantics: protocol.Repeatable, steps: true,
 		Run: func(ctx context.Context, c *Call) error {
 			b, err := given(c)
 			if err != nil {
 				return err
 			}
-			return RunPlatform(ctx, b, *c, unrecorded{}, nil)
+			return RunPlatform(ctx, b, *c, c.rec, nil)
 		},
 	}
 }
 
-// unrecorded is the recorder inside a built-in hook: the hook itself is journalled, as a whole.
-type unrecorded struct{}
-
-func (unrecorded) Started(string, protocol.Semantics, json.RawMessage) error { return nil }
-func (unrecorded) Done(string, json.RawMessage) error                        { return nil }
-func (unrecorded) Undone(string) error                                       { return nil }
+// PlatformCleanup is a PlatformHook for a cleanup directory: each of the bundle's hooks runs, whatever became of those before it, and a bundle
+// that has none, or that is not there (an empty Tree), leaves no trace.
+func PlatformCleanup(name string, given func(*Call) (Bundle, error)) Builtin {
+	b := PlatformHook(name, given)
+	b.idle = func(c *Call) bool {
+		bundle, err := given(c)
+		if err != nil {
+			return false // Run tells
+		}
+		found, err := os.ReadDir(filepath.Join(bundle.Tree, ".platform", bundle.Dir))
+		return bundle.Tree == "" || errors.Is(err, fs.ErrNotExist) || err == nil && len(found) == 0
+	}
+	return b
+}
 
 // bundled lists the hooks of call.Dir in the tree and mends their exec bits. Every path is opened below the tree, so no link leads out.
 func bundled(tree string, call *Call) ([]entry, error) {

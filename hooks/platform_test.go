@@ -51,7 +51,8 @@ func TestRunPlatform_BundleHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	release := b.root.Release("7", "abc")
-	want := "DB=postgres://a:b@c/d e\nHOME=/root\n" + hooks.Mark(b.root, b.call("").Deployment) + "\nPATH=" + hooks.DefaultPath + "\nPORT=3000\nPWD=" + release + "\nb\n" + release + "\n"
+	step := hooks.StepMark(b.root, b.call("").Deployment, ".platform/hooks/prebuild/01_a")
+	want := "DB=postgres://a:b@c/d e\nHOME=/root\n" + hooks.Mark(b.root, b.call("").Deployment) + "\n" + step + "\nPATH=" + hooks.DefaultPath + "\nPORT=3000\nPWD=" + release + "\nb\n" + release + "\n"
 	if got := b.output.String(); got != want {
 		t.Errorf("got\n%s, want\n%s", got, want)
 	}

@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +29,7 @@ type Options struct {
 	// settings say it. Nil: none.
 	Replaceable func() []string
 	Log         *slog.Logger // default: discards
+	Spawning    Spawning
 	// Grace is the time from SIGTERM to SIGKILL of a hook whose context ended; default proc.DefaultGrace.
 	Grace time.Duration
 }
@@ -74,87 +74,44 @@ func (b Builtin) check() error {
 	return nil
 }
 
-// Run runs the hooks of call.Dir in order and ends at the first that fails. The error is an *Error where a hook failed, ErrNotReplaceable where
-// nothing ran, or the context's cause where it was over between two hooks. watch may be nil: output then goes to call.Output.
+// Run runs the hooks of call.Dir in order and ends at the first that fails. What call.Prior knows to be done is passed over. The error is an
+// *Error where a hook failed, ErrNotReplaceable where nothing ran, ErrPaused where call.Pause asked for it, or the context's cause where it was
+// over between two hooks. watch may be nil: output then goes to call.Output.
 func (r *Runner) Run(ctx context.Context, call Call, rec Recorder, watch Watch) error {
+	s, hooks, err := r.sequence(ctx, call, rec, watch)
+	if err != nil || len(hooks) == 0 {
+		return err
+	}
+	return s.run(ctx, hooks)
+}
+
+// Cleanup runs the hooks of call.Dir, each whatever became of those before it: one that fails is told in a WARN event and is over. So is one
+// that an earlier agent began and that may run only once. The error is one of Run's, but none of a hook's own.
+func (r *Runner) Cleanup(ctx context.Context, call Call, rec Recorder, watch Watch) error {
+	s, hooks, err := r.sequence(ctx, call, rec, watch)
+	if err != nil {
+		return err
+	}
+	hooks = slices.DeleteFunc(hooks, func(e entry) bool { return e.builtin != nil && e.builtin.idle != nil && e.builtin.idle(&s.call) })
+	if len(hooks) == 0 {
+		return nil
+	}
+	s.call.all = true
+	return s.run(ctx, hooks)
+}
+
+// sequence lists the hooks of a directory and readies what runs them.
+func (r *Runner) sequence(ctx context.Context, call Call, rec Recorder, watch Watch) (*sequence, []entry, error) {
 	call = r.complete(call)
 	hooks, warnings, err := list(call.Root.HookDir(call.Dir), call.Dir, r.opts.Builtins[call.Dir], r.opts.Replaceable())
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	for _, w := range warnings {
 		r.warn(&call, w)
 	}
-	if len(hooks) == 0 {
-		return nil
-	}
 	folder := string(call.Root)
-	s := sequence{call: call, rec: rec, watch: watch, grace: r.opts.Grace, dir: folder, env: environment(ctx, call.Env, folder)}
-	return s.run(ctx, hooks)
-}
-
-// sequence is a list of hooks under way.
-type sequence struct {
-	call  Call
-	rec   Recorder
-	watch Watch
-	grace time.Duration
-	dir   string   // working directory of files
-	env   []string // environment of files, but for EB_EVENT_FILE
-}
-
-// run runs the hooks one after the other.
-func (s *sequence) run(ctx context.Context, hooks []entry) error {
-	call, watch := s.call, s.watch
-	if watch == nil {
-		watch = func(string) (io.Writer, func(error)) { return call.Output, func(error) {} }
-	}
-	events, err := newEventFile(call.Root)
-	if err != nil {
-		return err
-	}
-	defer events.remove()
-	s.env = append(slices.Clip(s.env), "EB_EVENT_FILE="+events.path)
-	for i, e := range hooks {
-		if ctx.Err() != nil {
-			return fmt.Errorf("before hook %s: %w", e.path, context.Cause(ctx))
-		}
-		output, end := watch(e.name)
-		err := s.one(ctx, e, output)
-		end(err)
-		events.report(&call, e.path, err != nil || i == len(hooks)-1)
-		if err != nil {
-			return newError(e.path, err)
-		}
-	}
-	return nil
-}
-
-// one runs a hook between its two journal records.
-func (s *sequence) one(ctx context.Context, e entry, output io.Writer) error {
-	call, step := s.call, s.call.Dir+"/"+e.name
-	call.Output = output
-	semantics := semanticsOf(e)
-	call.Save = func(v any) error {
-		payload, err := json.Marshal(v)
-		if err != nil {
-			return fmt.Errorf("encode what %s must remember: %w", step, err)
-		}
-		return s.rec.Started(step, semantics, payload)
-	}
-	if err := s.rec.Started(step, semantics, nil); err != nil {
-		return err
-	}
-	var err error
-	if e.builtin != nil {
-		err = e.builtin.Run(ctx, &call)
-	} else {
-		err = s.file(ctx, e, call)
-	}
-	if err != nil {
-		return err
-	}
-	return s.rec.Done(step, nil)
+	return &sequence{call: call, rec: rec, watch: watch, grace: r.opts.Grace, dir: folder, env: environment(ctx, call.Env, folder)}, hooks, nil
 }
 
 // Undo takes back one step that was journalled as compensated; call.Saved is what the journal kept for it. The caller walks a command's steps
@@ -168,7 +125,7 @@ func (r *Runner) Undo(ctx context.Context, call Call, step string) error {
 		return fmt.Errorf("undo %s: this version has no built-in hook that could", step)
 	}
 	call = r.complete(call)
-	call.Save = func(any) error { return errors.New("nothing can be saved while undoing") }
+	call.Save = cannotSave
 	if err := r.opts.Builtins[call.Dir][i].Undo(ctx, &call); err != nil {
 		return fmt.Errorf("undo %s: %w", step, err)
 	}
@@ -182,6 +139,9 @@ func (r *Runner) complete(call Call) Call {
 	}
 	if abs, err := filepath.Abs(string(call.Root)); err == nil { // an error means that there is no working directory
 		call.Root = layout.Root(abs)
+	}
+	if r.opts.Spawning.Spawner != nil {
+		call.spawning = r.opts.Spawning
 	}
 	if call.Output == nil {
 		call.Output = io.Discard

@@ -27,6 +27,12 @@ const maxFile = 1 << 20
 // maxBundle bounds the bounds of source bundles: 1 TiB, or as many.
 const maxBundle = 1 << 40
 
+// The values of OnStop: what becomes of the running command when the agent is asked to stop.
+const (
+	StopDrain  = "drain"  // it is run to its end
+	StopResume = "resume" // it stops where the next start can take it up
+)
+
 // Config is what an operator can choose. New sets the defaults, Load reads, Validate checks.
 type Config struct {
 	EnvironmentID    string        `yaml:"environment_id"`
@@ -42,7 +48,10 @@ type Config struct {
 	Proxy            string        `yaml:"proxy"`
 	Listen           string        `yaml:"listen"`
 	DockerNamespace  string        `yaml:"docker_namespace"`
+	OnStop           string        `yaml:"on_stop"`
 	DrainTimeout     time.Duration `yaml:"drain_timeout"`
+	ResumeLimit      int           `yaml:"resume_limit"`
+	CleanupTimeout   time.Duration `yaml:"cleanup_timeout"`
 	RegisterInterval time.Duration `yaml:"register_interval"`
 	SharedCommands   int           `yaml:"shared_commands"`
 	BundleCache      int64         `yaml:"bundle_cache"`
@@ -62,7 +71,7 @@ type Config struct {
 // New returns the defaults.
 func New() Config {
 	return Config{
-		Platform: "docker", Proxy: "builtin", Listen: ":80", DrainTimeout: 15 * time.Minute,
+		Platform: "docker", Proxy: "builtin", Listen: ":80", OnStop: StopDrain, DrainTimeout: 15 * time.Minute, ResumeLimit: 3, CleanupTimeout: time.Minute,
 		RegisterInterval: time.Minute, SharedCommands: 4, LogLevel: "info",
 		KeepVersions: 2, DiskReserve: 16 << 20, ImageReserve: 1 << 30, DockerGC: "engine", BuildCache: 2 << 30,
 		BundleCache:      bundle.DefaultCacheBytes,
@@ -125,7 +134,7 @@ func (c Config) Validate() error {
 	if c.Bucket == "" {
 		bad("bucket", "is missing: it names the S3 bucket of the environment's record")
 	}
-	for key, choice := range map[string][]string{"platform": {c.Platform, "docker"}, "proxy": {c.Proxy, "builtin"}, "log_level": {c.LogLevel, "debug", "info", "warn", "error"}, "docker_gc": {c.DockerGC, "engine", "own"}} {
+	for key, choice := range map[string][]string{"platform": {c.Platform, "docker"}, "proxy": {c.Proxy, "builtin"}, "on_stop": {c.OnStop, StopDrain, StopResume}, "log_level": {c.LogLevel, "debug", "info", "warn", "error"}, "docker_gc": {c.DockerGC, "engine", "own"}} {
 		if !strings.Contains("|"+strings.Join(choice[1:], "|")+"|", "|"+choice[0]+"|") {
 			bad(key, "is %q, want one of %s", choice[0], strings.Join(choice[1:], ", "))
 		}
@@ -138,6 +147,12 @@ func (c Config) Validate() error {
 	}
 	if c.DrainTimeout < 0 || c.RegisterInterval <= 0 {
 		bad("drain_timeout, register_interval", "are %v, %v, want durations such as 90s or 15m", c.DrainTimeout, c.RegisterInterval)
+	}
+	if c.ResumeLimit < 0 || c.ResumeLimit > 100 {
+		bad("resume_limit", "is %d, want 0 to 100", c.ResumeLimit)
+	}
+	if c.CleanupTimeout <= 0 {
+		bad("cleanup_timeout", "is %v, want a duration such as 60s", c.CleanupTimeout)
 	}
 	if c.SharedCommands < 1 || c.SharedCommands > 64 {
 		bad("shared_commands", "is %d, want 1 to 64", c.SharedCommands)

@@ -20,6 +20,10 @@ func sample(o config.Option) string {
 	case "shared_commands", "bundle_cache", "bundle_max_archive", "bundle_max_bytes", "bundle_max_files", "bundle_max_ratio", "bundle_max_depth",
 		"keep_versions", "disk_reserve", "image_reserve", "build_cache":
 		return "7"
+	case "resume_limit":
+		return "5"
+	case "cleanup_timeout":
+		return "17s"
 	case "insecure_unsigned":
 		return "true"
 	}
