@@ -7,6 +7,7 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 LDFLAGS   := -s -w -X hostmanager/internal/cli.version=$(VERSION)
 FUZZTIME  ?= 20s
 COUNT     ?= 10
+BLACKHOLE ?= 10m
 KILLS     ?= 500
 SEED      ?= 0
 
@@ -54,8 +55,9 @@ bench: docker build ## the figures of docs/architecture.md, as ratios in one run
 	@scripts/bench -bin $(BUILD) -count $(COUNT)
 
 .PHONY: chaos
-chaos: docker ## kill -9 of agent, proxy and hmctl at every record and KILLS=500 random moments, power losses (SEED=n repeats a plan)
+chaos: docker ## kill -9 of agent, proxy and hmctl at every record and KILLS=500 random moments, power losses (SEED=n repeats a plan), BLACKHOLE=10m without a network
 	$(GO) run ./chaos -seed $(SEED) -kills $(KILLS)
+	HOSTMANAGER_TEST_BLACKHOLE=$(BLACKHOLE) CI=true $(GO) test -count=1 -v -timeout 1h -run '^TestOutage_OfTheNetwork' ./dev
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=20s
