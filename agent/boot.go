@@ -139,7 +139,7 @@ func (a *Agent) nextStageDue() time.Duration {
 	if err != nil || past == nil || !past.Succeeded || request.StageNum == nil {
 		return 0
 	}
-	if def, _ := commandproc.Lookup(request.CommandName); *request.StageNum >= len(def.Stages)-1 {
+	if def, _ := commandproc.Lookup(request.CommandName); *request.StageNum >= len(def.Stages)-1 || a.abortedBefore(request.RequestID) != nil {
 		return 0
 	}
 	return min(c.ResultAt.Add(request.Timeout).Sub(a.Now()), request.Timeout) // a clock that was set back holds nothing up

@@ -1,14 +1,17 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"hostmanager/internal/layout"
@@ -103,6 +106,7 @@ func (c *control) serve(ctx context.Context) {
 			c.agent.log.Debug("status not delivered", "error", err)
 		}
 	})
+	mux.HandleFunc("POST /v1/abort", c.agent.serveAbort(ctx))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second}
 	closed := make(chan struct{})
 	go func() {
@@ -207,25 +211,37 @@ func AskStatus(ctx context.Context, root layout.Root) (Status, error) {
 	return s, notReached
 }
 
-func ask(ctx context.Context, root layout.Root) (Status, error) {
+func ask(ctx context.Context, root layout.Root) (s Status, err error) {
+	err = askAgent(ctx, root, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
+}
+
+// maxRefusal bounds what is read of an agent's error, in bytes.
+const maxRefusal = 16 << 10
+
+// askAgent makes one request to the agent of a root. One that could not be reached is ErrNotReached.
+func askAgent(ctx context.Context, root layout.Root, method, path string, body []byte, into any) error {
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return unixsock.Dial(ctx, root.AgentSocket())
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/status", nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, bytes.NewReader(body))
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	defer resp.Body.Close()
-	var s Status
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
-		return Status{}, fmt.Errorf("read status: %w", err)
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+		return fmt.Errorf("the agent answered %s: %s", resp.Status, strings.TrimSpace(string(text)))
 	}
-	return s, nil
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		return fmt.Errorf("read the agent's answer: %w", err)
+	}
+	return nil
 }

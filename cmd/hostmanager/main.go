@@ -24,7 +24,7 @@ func newRoot() *cobra.Command {
 		Long: `hostmanager lives on every instance: its agent takes commands from the instance's SQS queue, builds and
 flips the application's container behind its proxy, and sends the results.`,
 	}
-	root.AddCommand(newAgentCommand(), newProxyCommand(), newStatusCommand(), newEventCommand(), newPurgeCommand(), cli.VersionCommand("hostmanager"))
+	root.AddCommand(newAgentCommand(), newProxyCommand(), newStatusCommand(), newEventCommand(), newAbortCommand(), newPurgeCommand(), cli.VersionCommand("hostmanager"))
 	return root
 }
 
