@@ -5,11 +5,12 @@ BUILD     := build
 TOOL      := $(GO) tool -modfile=tools/go.mod
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS   := -s -w -X hostmanager/internal/cli.version=$(VERSION)
-FUZZTIME  ?= 20s
+FUZZ_TOTAL ?= 10m
 COUNT     ?= 10
 BLACKHOLE ?= 10m
 KILLS     ?= 500
 SEED      ?= 0
+SOAK      ?= 2000
 
 export CGO_ENABLED ?= 0
 
@@ -51,8 +52,8 @@ fmt: ## format everything
 	$(TOOL) gofumpt -w .
 
 .PHONY: bench
-bench: docker build ## the figures of docs/architecture.md, as ratios in one run (COUNT=10 repetitions; KAMAL_PROXY=PATH for that peer)
-	@scripts/bench -bin $(BUILD) -count $(COUNT)
+bench: docker build ## the figures of docs/architecture.md, as ratios in one run (COUNT=10 repetitions; SOAK=2000 commands; KAMAL_PROXY=PATH for that peer)
+	@scripts/bench -bin $(BUILD) -count $(COUNT) -soak $(SOAK)
 
 .PHONY: chaos
 chaos: docker ## kill -9 of agent, proxy and hmctl at every record and KILLS=500 random moments, power losses (SEED=n repeats a plan), BLACKHOLE=10m without a network
@@ -60,8 +61,8 @@ chaos: docker ## kill -9 of agent, proxy and hmctl at every record and KILLS=500
 	HOSTMANAGER_TEST_BLACKHOLE=$(BLACKHOLE) CI=true $(GO) test -count=1 -v -timeout 1h -run '^TestOutage_OfTheNetwork' ./dev
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME=20s
-	@scripts/fuzz $(FUZZTIME)
+fuzz: ## every fuzz target, FUZZ_TOTAL=10m in all: what comes over the network or out of a bundle
+	@scripts/fuzz $(FUZZ_TOTAL)
 
 .PHONY: package
 package: build ## dist/: a tar.gz of both binaries with its SHA-256 (deb and rpm: docs/limits.md)

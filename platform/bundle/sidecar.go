@@ -85,7 +85,7 @@ func readSidecar(path string, want sidecarHead, part *os.File) ([]sidecarRange, 
 		if json.Unmarshal(lines.Bytes(), &r) != nil {
 			continue // torn by a crash: the chunk is fetched again
 		}
-		if off := int64(r.Chunk) * want.Chunk; r.Chunk < 0 || off >= want.Size || seen[r.Chunk] {
+		if r.Chunk < 0 || int64(r.Chunk) > (want.Size-1)/want.Chunk || seen[r.Chunk] {
 			continue
 		}
 		ok, err := chunkMatches(part, want, r, buf)
