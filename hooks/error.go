@@ -18,7 +18,21 @@ type Error struct {
 	Err  error
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("Hook %s failed.", e.Path) }
+func (e *Error) Error() string {
+	if why := sentence(e.Err); why != "" {
+		return fmt.Sprintf("Hook %s failed: %s.", e.Path, why)
+	}
+	return fmt.Sprintf("Hook %s failed.", e.Path)
+}
+
+// sentence says why a program ended, where its exit status does not say it all: a limit, a signal, its time.
+func sentence(err error) string {
+	var why interface{ Sentence() string }
+	if errors.As(err, &why) {
+		return why.Sentence()
+	}
+	return ""
+}
 
 // Unwrap returns what went wrong: *proc.ExitError, *proc.StartError, or a built-in hook's error.
 func (e *Error) Unwrap() error { return e.Err }
@@ -47,7 +61,7 @@ func newError(path string, err error) *Error {
 	if errors.As(err, &spoke) && e.Tail == "" {
 		e.Tail = spoke.Output()
 	}
-	if e.Tail == "" {
+	if e.Tail == "" && sentence(err) == "" {
 		e.Tail = err.Error()
 	}
 	return e

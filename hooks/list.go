@@ -1,7 +1,6 @@
 package hooks
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -96,12 +95,6 @@ func hasShebang(path string) bool {
 	return err == nil && string(head) == "#!"
 }
 
-// header bounds where a file may say what it is.
-const (
-	headerLines = 10
-	headerBytes = 4 << 10
-)
-
 // semanticsOf tells a built-in hook's semantics, or a file's by its header line. Whatever cannot be read there makes it once.
 func semanticsOf(e entry) protocol.Semantics {
 	if e.builtin != nil {
@@ -116,16 +109,8 @@ func semanticsOf(e entry) protocol.Semantics {
 }
 
 func readHeader(r io.Reader) protocol.Semantics {
-	lines := bufio.NewScanner(io.LimitReader(r, headerBytes))
-	lines.Buffer(make([]byte, 0, headerBytes), headerBytes+1)
-	for n := 0; n < headerLines && lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		for _, mark := range []string{"#", "//", "--", ";", "%"} {
-			text, ok := strings.CutPrefix(line, mark)
-			if ok && strings.TrimSpace(strings.TrimLeft(text, "#/-;%")) == "hostmanager: repeatable" {
-				return protocol.Repeatable
-			}
-		}
+	if readDeclaration(r).repeatable {
+		return protocol.Repeatable
 	}
 	return protocol.Once
 }

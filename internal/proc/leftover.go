@@ -18,7 +18,7 @@ const spared = "HOSTMANAGER_DETACH=true"
 // EndMarked ends every process whose environment holds the entry mark ("INVOCATION_ID=..."), whoever its parent is by now: SIGTERM, and after
 // grace SIGKILL. It is for the start after a crash: the kernel ended the child of the agent that died, but not the child's own children. It
 // returns how many there were once none is left, and an error when ctx ends first. This process itself is never among them, nor is what was
-// started with Command.Detach.
+// started by a file that may detach.
 func EndMarked(ctx context.Context, mark string, grace time.Duration) (int, error) {
 	if mark == "" {
 		return 0, errors.New("end marked processes: no mark given")

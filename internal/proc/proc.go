@@ -60,8 +60,11 @@ type Command struct {
 	// The rest counts only with a Spawner.
 
 	Limits Limits
-	Detach bool        // what still runs when the process has ended well is left running, in a leaf that is never touched again
+	Within string      // a folder, without links, that the file must lie in; empty: anywhere
 	Asked  []slog.Attr // who wants it, for the audit line
+	// MayDetach is asked with the content of the file: where it says so, what still runs when the process has ended well is left running, in a
+	// leaf that is never touched again. Nil: never.
+	MayDetach func(file io.Reader) bool
 }
 
 // Result says how a process that ended well did.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -30,10 +31,13 @@ type program struct {
 }
 
 // openProgram resolves the links of a path once, opens what is there and reads it. Its errors are the system's.
-func openProgram(ctx context.Context, path, copies string) (*program, error) {
+func openProgram(ctx context.Context, path, within, copies string) (*program, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, err
+	}
+	if within != "" && !strings.HasPrefix(real, strings.TrimSuffix(within, "/")+"/") {
+		return nil, &StartError{Path: path, Err: ErrExchanged, Hint: "it leads out of " + within + " now, to " + real}
 	}
 	file, err := openPlain(real)
 	if err != nil {

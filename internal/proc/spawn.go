@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -28,6 +29,7 @@ type spawn struct {
 	id       string
 	leaf     *confined
 	program  *program
+	detach   bool // what it leaves may stay
 	left     int
 	detached []table.Process
 	rusage   *syscall.Rusage
@@ -38,7 +40,7 @@ type spawn struct {
 func (s *Spawner) run(ctx context.Context, c *Command) (Result, error) {
 	sp := &spawn{Spawner: s, c: c, id: leafName(), log: c.Log}
 	begin := time.Now()
-	program, err := openProgram(ctx, c.Path, s.copies)
+	program, err := openProgram(ctx, c.Path, c.Within, s.copies)
 	if err != nil {
 		err = notStarted(ctx, c, err)
 		sp.audit(Result{Duration: time.Since(begin)}, err, factsOf{})
@@ -56,10 +58,11 @@ func (s *Spawner) run(ctx context.Context, c *Command) (Result, error) {
 		return Result{}, fmt.Errorf("contain %s: %w", c.Path, err)
 	}
 	c.Env = append(slices.Clip(c.Env), markName+"="+sp.id)
-	if c.Detach {
+	sp.detach = c.MayDetach != nil && c.MayDetach(io.NewSectionReader(program.file, 0, program.state.Size))
+	if sp.detach {
 		c.Env = append(c.Env, spared)
 	}
-	sp.leaf = &confined{spawner: s, place: place, program: program, detach: c.Detach, kin: &kin{id: sp.id, seen: map[key]bool{}, sessions: map[int]uint64{}}}
+	sp.leaf = &confined{spawner: s, place: place, program: program, detach: sp.detach, kin: &kin{id: sp.id, seen: map[key]bool{}, sessions: map[int]uint64{}}}
 	sp.leaf.kin.leaf = func() []int { return sp.leaf.place.pids() }
 	res, err := sp.do(ctx)
 	return res, sp.close(res, err)
@@ -67,7 +70,10 @@ func (s *Spawner) run(ctx context.Context, c *Command) (Result, error) {
 
 // notStarted says why a program that could not even be opened does not run.
 func notStarted(ctx context.Context, c *Command, err error) error {
+	var refused *StartError
 	switch {
+	case errors.As(err, &refused):
+		return err
 	case ctx.Err() != nil:
 		return fmt.Errorf("run %s: %w", c.Path, context.Cause(ctx))
 	case errors.Is(err, ErrExchanged):
@@ -107,7 +113,7 @@ func (sp *spawn) tidy(r *run, well bool) {
 	if len(living) == 0 {
 		return
 	}
-	if well && sp.c.Detach {
+	if well && sp.detach {
 		sp.detached = living
 		sp.log.Info("processes are left running on purpose", slog.Int("processes", len(living)), slog.String("leaf", sp.leaf.place.path()))
 		return

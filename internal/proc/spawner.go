@@ -92,7 +92,6 @@ func NewSpawner(ctx context.Context, o SpawnerOptions) (*Spawner, error) {
 		return nil, errors.Join(fmt.Errorf("become the parent of orphans: %w", err), s.table.Close())
 	}
 	s.exits = cgroup.OpenExits()
-	s.traces = s.probe(ctx, descent{}, true) == nil
 	why, err := s.choose(ctx, o)
 	if err != nil {
 		return nil, errors.Join(err, s.table.Close(), s.exits.Close())
@@ -147,9 +146,17 @@ func order(kind string) []string {
 // bare marks the unified hierarchy without controllers, which ends leaves but does not limit them.
 const bare = " without limits"
 
+// try sets a back-end up and finds out how processes get into its places: stopped before their first instruction where that is allowed, and
+// started into the group where the kernel can. One of both is needed, and v1 needs the first.
 func (s *Spawner) try(ctx context.Context, kind string, o SpawnerOptions) (backend, error) {
 	if kind == Subreaper {
-		return descent{}, nil
+		var err error
+		for _, s.traces = range []bool{true, false} {
+			if err = s.probe(ctx, descent{}); err == nil {
+				return descent{}, nil
+			}
+		}
+		return nil, err
 	}
 	version := strings.TrimSuffix(kind, bare)
 	tree, err := cgroup.Open(cgroup.Options{Version: version, Name: o.Owner, Parent: o.Parent, Log: s.log})
@@ -159,26 +166,25 @@ func (s *Spawner) try(ctx context.Context, kind string, o SpawnerOptions) (backe
 	if o.Kind == Auto && kind == CgroupV2 && len(tree.Missing(Limits{Memory: 1, PIDs: 1})) > 0 {
 		return nil, errors.Join(errors.New("the unified hierarchy has no controllers for memory and pids here"), tree.Close())
 	}
-	b := &groups{tree: tree, version: version, into: true}
-	err = s.probe(ctx, b, s.traces)
-	if err != nil {
-		b.into = false // an older kernel, or a filter before clone3: then it joins while it is stopped
-		if !s.traces {
-			return nil, errors.Join(errors.New("children can neither be started into a group nor stopped before they run"), err, tree.Close())
+	b := &groups{tree: tree, version: version}
+	ways := []struct{ into, traces bool }{{true, true}, {false, true}} // without the first: an older kernel, or a filter before clone3
+	if version == CgroupV2 {
+		ways = append(ways, struct{ into, traces bool }{true, false})
+	}
+	var errs []error
+	for _, way := range ways {
+		b.into, s.traces = way.into, way.traces
+		err := s.probe(ctx, b)
+		if err == nil {
+			return b, nil
 		}
-		err = s.probe(ctx, b, true)
+		errs = append(errs, err)
 	}
-	if err == nil && version == CgroupV1 && !s.traces {
-		err = errors.New("children cannot be stopped before they run (ptrace is not allowed)")
-	}
-	if err != nil {
-		return nil, errors.Join(err, tree.Close())
-	}
-	return b, nil
+	return nil, errors.Join(errors.Join(errs...), tree.Close())
 }
 
 // probe runs this system's own "true" the way hooks will be run, kills what there is, and removes the leaf.
-func (s *Spawner) probe(ctx context.Context, b backend, traces bool) error {
+func (s *Spawner) probe(ctx context.Context, b backend) error {
 	program := ""
 	for _, p := range []string{"/bin/true", "/usr/bin/true", "/bin/sh"} {
 		if real, err := filepath.EvalSymlinks(p); err == nil {
@@ -186,7 +192,10 @@ func (s *Spawner) probe(ctx context.Context, b backend, traces bool) error {
 			break
 		}
 	}
-	trial := &Spawner{backend: b, table: s.table, family: s.family, exits: s.exits, traces: traces, log: slog.New(slog.DiscardHandler), warned: map[string]bool{}}
+	trial := &Spawner{
+		backend: b, table: s.table, family: s.family, exits: s.exits, traces: s.traces,
+		log: slog.New(slog.DiscardHandler), warned: map[string]bool{},
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	_, err := trial.Run(ctx, Command{Path: program, Args: []string{"--version"}, Grace: time.Second})
