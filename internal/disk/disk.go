@@ -50,6 +50,9 @@ func Of(path string) (Space, error) {
 		Dev: dev, Mount: mountOf(path, dev), Block: unit, Bytes: int64(st.Bavail) * unit, RootBytes: int64(st.Bfree) * unit,
 		Inodes: int64(st.Ffree), TotalBytes: int64(st.Blocks) * unit, TotalInodes: int64(st.Files),
 	}
+	if st.Type == unix.EXT4_SUPER_MAGIC { // counts as free what it keeps for itself: a fiftieth, at most 4,096 blocks
+		s.RootBytes = max(s.Bytes, s.RootBytes-min(s.TotalBytes/50, 4096*unit))
+	}
 	if st.Files == 0 {
 		s.Inodes = -1
 	}

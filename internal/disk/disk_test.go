@@ -32,6 +32,14 @@ func TestOf_LooksAtTheNearestFolderThatIsThere(t *testing.T) {
 	}
 }
 
+func TestOf_AFullDiskHasNothingForRootEither(t *testing.T) {
+	dir := disktest.Mount(t, disktest.Options{Bytes: 128 << 20})
+	disktest.Fill(t, filepath.Join(dir, "fill"), 0)
+	if s, err := disk.Of(dir); err != nil || s.Bytes != 0 || s.RootBytes >= 1<<20 {
+		t.Errorf("got %+v, %v", s, err)
+	}
+}
+
 func TestCheck_AddsUpWhatLiesOnOneFileSystem(t *testing.T) {
 	dir := disktest.Mount(t, disktest.Options{Bytes: 16 << 20, Inodes: 512})
 	s, err := disk.Of(dir)
