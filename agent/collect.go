@@ -36,7 +36,6 @@ type collection struct {
 
 // Times of the disk keeper.
 const (
-	diskLook       = 10 * time.Second
 	collectEvery   = time.Hour
 	collectShort   = 10 * time.Minute // between two collections because the disk is short
 	collectTimeout = 2 * time.Minute
@@ -52,7 +51,7 @@ const (
 // careForDisk looks at the disks until ctx ends, and collects in the exclusive lane, beside no command.
 func (a *Agent) careForDisk(ctx context.Context) {
 	a.awaitRecovery(ctx)
-	tick := time.NewTicker(diskLook)
+	tick := time.NewTicker(a.LookEvery)
 	defer tick.Stop()
 	var collected time.Time
 	for ctx.Err() == nil {

@@ -76,10 +76,10 @@ func newDiskKeeper(root layout.Root, conf config.Config) *diskKeeper {
 	}
 }
 
-// makeWay gives up the reserve where there is no room to start.
+// makeWay gives up the reserve where there is no room to begin anything.
 func (k *diskKeeper) makeWay() {
 	if s, err := disk.Of(k.root.AgentState()); err == nil && full(s) {
-		_, _ = k.reserve.Release() // what then cannot be written says so itself
+		k.release("what begins on a full disk")
 	}
 }
 

@@ -50,11 +50,15 @@ func (e *noRoomError) FailureCause() string { return protocol.CauseNoRoom }
 type preparation = func(context.Context, commandproc.Job) (hooks.Deployment, error)
 
 // reserving is Prepare with a look at the disks behind it: what they cannot take is refused before anything of it is done. A command that goes on
-// after a crash is not judged again, and one that brings no bundle never is: it has the reserve.
+// after a crash is not judged again, and one that brings no bundle never is: where the disk is full it gets the reserve.
 func (k *diskKeeper) reserving(prepare preparation) preparation {
 	return func(ctx context.Context, j commandproc.Job) (hooks.Deployment, error) {
+		if !fetches(j.Request) {
+			k.makeWay()
+			return prepare(ctx, j)
+		}
 		d, err := prepare(ctx, j)
-		if err != nil || d.ID == 0 || !fetches(j.Request) {
+		if err != nil || d.ID == 0 {
 			return d, err
 		}
 		if c, _ := k.journal.Command(j.Identity); !commandproc.Untouched(c.Steps) {
