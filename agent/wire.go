@@ -95,6 +95,7 @@ type builder struct {
 	record  *environment.Record
 	store   *patientStore
 	infra   *infra
+	hooks   hooks.Spawning
 	disk    *diskKeeper
 	trusted signature.Keys
 	marks   *marks
@@ -127,6 +128,9 @@ func (b *builder) build(ctx context.Context) (*Agent, error) {
 		return nil, err
 	}
 	b.built.closers = append(b.built.closers, j.Close)
+	if b.hooks, err = b.spawning(ctx); err != nil {
+		return nil, err
+	}
 	return b.assemble(j)
 }
 
@@ -214,7 +218,7 @@ func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare platform %s: %w", b.Config.Platform, err)
 	}
-	dirs, err := hooks.New(hooks.Options{Root: b.Root, Builtins: withBundleHooks(b.Root, b.logs.Hooks, builtins), Replaceable: b.replaceable, Log: b.logs.Structured})
+	dirs, err := hooks.New(hooks.Options{Root: b.Root, Builtins: withBundleHooks(b.Root, b.logs.Hooks, builtins), Replaceable: b.replaceable, Log: b.logs.Structured, Spawning: b.hooks})
 	if err != nil {
 		return nil, fmt.Errorf("prepare hooks: %w", err)
 	}

@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"net"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/proc"
 	"hostmanager/platform/bundle"
 	"hostmanager/protocol"
 )
@@ -49,6 +51,11 @@ type Config struct {
 	Listen           string        `yaml:"listen"`
 	DockerNamespace  string        `yaml:"docker_namespace"`
 	OnStop           string        `yaml:"on_stop"`
+	Containment      string        `yaml:"containment"`
+	ContainmentGroup string        `yaml:"containment_group"`
+	HookMemoryMax    string        `yaml:"hook_memory_max"`
+	HookCPUQuota     string        `yaml:"hook_cpu_quota"`
+	HookPidsMax      string        `yaml:"hook_pids_max"`
 	DrainTimeout     time.Duration `yaml:"drain_timeout"`
 	ResumeLimit      int           `yaml:"resume_limit"`
 	CleanupTimeout   time.Duration `yaml:"cleanup_timeout"`
@@ -72,6 +79,7 @@ type Config struct {
 func New() Config {
 	return Config{
 		Platform: "docker", Proxy: "builtin", Listen: ":80", OnStop: StopDrain, DrainTimeout: 15 * time.Minute, ResumeLimit: 3, CleanupTimeout: time.Minute,
+		Containment: proc.Auto, HookMemoryMax: "none", HookCPUQuota: "none", HookPidsMax: "1024",
 		RegisterInterval: time.Minute, SharedCommands: 4, LogLevel: "info",
 		KeepVersions: 2, DiskReserve: 16 << 20, ImageReserve: 1 << 30, DockerGC: "engine", BuildCache: 2 << 30,
 		BundleCache:      bundle.DefaultCacheBytes,
@@ -119,6 +127,14 @@ func (c *Config) readFile(file string, asked bool) error {
 	return nil
 }
 
+// HookLimits reads the limits of hooks.
+func (c Config) HookLimits() (proc.Limits, error) {
+	memory, err1 := proc.ParseMemory(c.HookMemoryMax)
+	cpu, err2 := proc.ParseCPU(c.HookCPUQuota)
+	pids, err3 := proc.ParsePIDs(c.HookPidsMax)
+	return proc.Limits{Memory: memory, CPU: cpu, PIDs: pids}, errors.Join(err1, err2, err3)
+}
+
 // Validate reports everything that is wrong at once.
 func (c Config) Validate() error {
 	var errs []error
@@ -147,6 +163,12 @@ func (c Config) Validate() error {
 	}
 	if c.DrainTimeout < 0 || c.RegisterInterval <= 0 {
 		bad("drain_timeout, register_interval", "are %v, %v, want durations such as 90s or 15m", c.DrainTimeout, c.RegisterInterval)
+	}
+	if !slices.Contains(proc.Kinds(), c.Containment) {
+		bad("containment", "is %q, want one of %s", c.Containment, strings.Join(proc.Kinds(), ", "))
+	}
+	if _, err := c.HookLimits(); err != nil {
+		bad("hook_memory_max, hook_cpu_quota, hook_pids_max", "cannot be read: %v", err)
 	}
 	if c.ResumeLimit < 0 || c.ResumeLimit > 100 {
 		bad("resume_limit", "is %d, want 0 to 100", c.ResumeLimit)

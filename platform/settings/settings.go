@@ -54,6 +54,7 @@ type Settings struct {
 	IgnoreHealthCheck bool
 	DrainTimeout      time.Duration
 	CommandTimeout    time.Duration
+	HookLimits        HookLimits
 	ReplaceableHooks  []string // built-in hooks a file of the same name may replace ("appdeploy/enact/01flip")
 }
 
@@ -73,6 +74,7 @@ func Parse(options protocol.OptionSettings) (Settings, error) {
 		IgnoreHealthCheck: r.flag(NSCommand, "IgnoreHealthCheck", false),
 		DrainTimeout:      r.seconds(NSProcess, "DeregistrationDelay", DefaultDrainTimeout, 0, 3600),
 		CommandTimeout:    r.seconds(NSCommand, "Timeout", protocol.DefaultCommandTimeout, 1, 3600),
+		HookLimits:        r.hookLimits(),
 		ReplaceableHooks:  strings.Fields(strings.ReplaceAll(r.text(NSHostmanager, "ReplaceableHooks"), ",", " ")),
 	}
 	s.Check.Path = r.path()
