@@ -311,6 +311,13 @@ func (p *Platform) reviveOld(ctx context.Context, st flipState) error {
 	if old.running && !st.Retiring {
 		return nil
 	}
+	_, addr, _, err := p.valve.State(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the proxy for its state: %w", err)
+	}
+	if old.running && addr == old.addr {
+		return nil // an earlier undo revived it, and came as far as this
+	}
 	// It may be about to stop, told so by a process that is no more: only a stopped container can be started for certain.
 	if err := p.stop(ctx, old.id); err != nil {
 		return err
@@ -333,6 +340,8 @@ func (p *Platform) restoreFiles(ctx context.Context, st flipState) error {
 		writeState(p.root.ContainerPort(), st.OldPort),
 		writeState(lastGoodFile(p.root), st.OldLastGood),
 		writeLink(st.OldLink, p.root.Current()),
+		writeState(p.root.StagingContainerID(), shortID(st.New)), // the flip may be done again
+		writeState(p.root.StagingImageID(), st.NewImage),
 	)
 	if err != nil {
 		return err

@@ -318,10 +318,14 @@ func (p *Platform) undoRun(ctx context.Context, c *hooks.Call) error {
 	if ok && current != "" && strings.HasPrefix(in.id, current) {
 		return fmt.Errorf("container %s serves: its flip was not undone", shortID(in.id))
 	}
-	if ok {
-		if err := p.keepAsEvidence(ctx, in); err != nil {
-			return err
-		}
+	switch {
+	case ok && c.Again: // nobody has anything to learn from it, and the next one wants its name
+		err = p.remove(ctx, in.id)
+	case ok:
+		err = p.keepAsEvidence(ctx, in)
+	}
+	if err != nil {
+		return err
 	}
 	return writeState(p.root.StagingContainerID(), "")
 }
