@@ -47,7 +47,7 @@ func Options() []Option {
 		duration("cleanup_timeout", "how long the cleanup hooks of one command may take in all", func(c *Config) *time.Duration { return &c.CleanupTimeout }),
 		duration("register_interval", "how often the instance's registration in the record is renewed", func(c *Config) *time.Duration { return &c.RegisterInterval }),
 		number("shared_commands", "how many commands that change nothing may run at once", func(c *Config) *int { return &c.SharedCommands }),
-		size("bundle_cache", "how many bytes of source bundles are kept for the next time; the oldest go first, and all when the disk is full", func(c *Config) *int64 { return &c.BundleCache }),
+		size("bundle_cache", "how many bytes of source bundles are kept for the next time; the oldest go first, and all but those of kept versions when the disk is short", func(c *Config) *int64 { return &c.BundleCache }),
 		size("bundle_max_archive", "how large the archive of a source bundle may be, bytes", func(c *Config) *int64 { return &c.BundleMaxArchive }),
 		size("bundle_max_bytes", "how much a source bundle may unpack to, bytes", func(c *Config) *int64 { return &c.BundleMaxBytes }),
 		size("bundle_max_files", "how many files, folders and links a source bundle may hold", func(c *Config) *int64 { return &c.BundleMaxFiles }),
