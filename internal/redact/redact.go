@@ -1,17 +1,19 @@
 // Package redact hides secret values in everything the agent itself puts out: logs, events, results, journal. The application's own logs
-// never pass through it. A value is hidden byte for byte and in the forms it takes inside JSON strings, quoted text, URLs and base64.
+// never pass through it. A value is hidden byte for byte and in the forms in which texts carry values (see forms.go): escaped by a backslash once or
+// twice (JSON, Go, C, the shell's $'..' and printf %q), in a shell's quotes, percent-encoded, in base64 and base64url at each of the three
+// alignments, in hexadecimal.
 //
 // # Invariants
 //
 //   - Wherever hidden values overlap, everything any of them covers is hidden.
 //   - How a text is cut into writes changes nothing, but for values of several lines: those are hidden whole where they arrive whole, and line
-//     by line (from MinLength bytes) where not.
-//   - Memory is bounded by the values given and, in a Writer, by 64 KiB and the longest form of a value.
+//     by line (from MinLength bytes) where not. Base64 and hexadecimal are found across the line ends that their encoders make.
+//   - No form of a value is ever written down: texts are decoded while they are compared. Memory is that of the values, some words for each of
+//     their lines, and in a Writer 64 KiB and the longest text that is still the beginning of a value.
 package redact
 
 import (
 	"bytes"
-	"encoding/binary"
 	"io"
 	"slices"
 	"strings"
@@ -24,18 +26,16 @@ const MinLength = 6
 // Mask stands where a hidden value stood.
 const Mask = "[redacted]"
 
-// Redactor hides the values it was given. Safe for concurrent use; the zero value is not ready, use New.
+// Redactor hides the values it was given. Safe for concurrent use. Use New; a nil Redactor hides nothing.
 type Redactor struct {
-	mu      sync.RWMutex
-	known   map[string]struct{}
-	forms   map[uint32][]string // by their first four bytes
-	starts  [1 << 10]uint64     // one bit for each pair of bytes a form begins with
-	longest int
+	mu    sync.RWMutex
+	known map[string]struct{}
+	index *index
 }
 
 // New returns a redactor that hides nothing yet.
 func New() *Redactor {
-	return &Redactor{known: map[string]struct{}{}, forms: map[uint32][]string{}}
+	return &Redactor{known: map[string]struct{}{}, index: newIndex()}
 }
 
 // Add hides these values from now on. Values under MinLength bytes are ignored. Values are never forgotten: an old version's secret may still
@@ -47,83 +47,76 @@ func (r *Redactor) Add(values ...string) {
 		if _, ok := r.known[v]; ok || len(v) < MinLength {
 			continue
 		}
+		v = strings.Clone(v) // what it is part of need not be kept
 		r.known[v] = struct{}{}
-		r.addForms(v)
-		if trimmed := strings.TrimSpace(v); trimmed != v {
-			r.addForms(trimmed)
-		}
-		for line := range strings.Lines(v) { // a key of several lines is written line by line
-			if line = strings.TrimSpace(line); line != v {
-				r.addForms(line)
+		r.index.add(v)
+		r.index.add(strings.TrimSpace(v))
+		if strings.Contains(v, "\n") { // a key of several lines is written line by line
+			for line := range strings.Lines(v) {
+				r.index.add(strings.TrimSpace(line))
 			}
 		}
-	}
-}
-
-func (r *Redactor) addForms(v string) {
-	if len(v) < MinLength {
-		return
-	}
-	for _, f := range formsOf(v) {
-		key := binary.LittleEndian.Uint32([]byte(f[:4]))
-		if slices.Contains(r.forms[key], f) {
-			continue
-		}
-		r.forms[key] = append(r.forms[key], f)
-		pair := uint16(key)
-		r.starts[pair>>6] |= 1 << (pair & 63)
-		r.longest = max(r.longest, len(f))
 	}
 }
 
 // span is a part of a text that must not be seen.
 type span struct{ from, to int }
 
-// spans returns what to hide of b, in order; overlapping values give one span. The first hidden bytes are hidden in any case.
-func (r *Redactor) spans(b []byte, hidden int) []span {
-	var all []span
+// spans returns what to hide of b, in order; overlapping values give one span. The first hidden bytes are hidden in any case. open is where the
+// first text begins that could become a value, or a longer one, if more came: len(b) where there is none.
+func (r *Redactor) spans(b []byte, hidden int) (all []span, open int) {
 	if hidden > 0 {
 		all = append(all, span{0, hidden})
 	}
-	for i := 0; i+MinLength <= len(b); i++ {
-		pair := binary.LittleEndian.Uint16(b[i:])
-		if r.starts[pair>>6]&(1<<(pair&63)) == 0 {
-			continue
-		}
-		n := 0
-		for _, f := range r.forms[binary.LittleEndian.Uint32(b[i:])] {
-			if len(f) > n && len(f) <= len(b)-i && string(b[i:i+len(f)]) == f {
-				n = len(f)
-			}
-		}
-		if n == 0 {
-			continue
-		}
-		if last := len(all) - 1; last >= 0 && i < all[last].to {
-			all[last].to = max(all[last].to, i+n)
+	open = len(b)
+	r.index.scan(b, func(from, to int) { all = append(all, span{from, to}) }, func(from int) { open = min(open, from) })
+	return merged(all), open
+}
+
+// merged puts spans in order and makes one of those that overlap.
+func merged(all []span) []span {
+	slices.SortFunc(all, func(a, b span) int { return a.from - b.from })
+	out := all[:0]
+	for _, s := range all {
+		if last := len(out) - 1; last >= 0 && s.from < out[last].to {
+			out[last].to = max(out[last].to, s.to)
 		} else {
-			all = append(all, span{i, i + n})
+			out = append(out, s)
 		}
 	}
-	return all
+	return out
 }
 
 // String returns s with every hidden value masked.
 func (r *Redactor) String(s string) string {
-	b := []byte(s)
-	if out := r.Bytes(b); !bytes.Equal(out, b) {
-		return string(out)
+	if r == nil || len(s) < MinLength {
+		return s
 	}
-	return s
+	b := []byte(s)
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	spans, _ := r.spans(b, 0)
+	if len(spans) == 0 {
+		return s
+	}
+	return string(masked(b, spans))
 }
 
 // Bytes returns a copy of b with every hidden value masked.
 func (r *Redactor) Bytes(b []byte) []byte {
+	if r == nil {
+		return bytes.Clone(b)
+	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	spans, _ := r.spans(b, 0)
+	return masked(b, spans)
+}
+
+func masked(b []byte, spans []span) []byte {
 	out := make([]byte, 0, len(b))
 	at := 0
-	for _, s := range r.spans(b, 0) {
+	for _, s := range spans {
 		out = append(append(out, b[at:s.from]...), Mask...)
 		at = s.to
 	}
@@ -131,8 +124,18 @@ func (r *Redactor) Bytes(b []byte) []byte {
 }
 
 // Writer masks what passes through to w line by line, so that a value split over two writes is found. A line longer than 64 KiB passes in
-// pieces; what a value could still need stays behind. Close writes the last unfinished line; it does not close w. Not for concurrent use.
-func (r *Redactor) Writer(w io.Writer) io.WriteCloser { return &lineWriter{r: r, w: w} }
+// pieces. What could still become a value stays behind, also at the end of a line. Close writes that and the last unfinished line; it does not
+// close w. Not for concurrent use.
+func (r *Redactor) Writer(w io.Writer) io.WriteCloser {
+	if r == nil {
+		return plainWriter{w}
+	}
+	return &lineWriter{r: r, w: w, limit: maxLine}
+}
+
+type plainWriter struct{ io.Writer }
+
+func (plainWriter) Close() error { return nil }
 
 const maxLine = 64 << 10
 
@@ -141,41 +144,40 @@ type lineWriter struct {
 	w      io.Writer
 	buf    []byte // as it came
 	hidden int    // bytes at its beginning whose mask is written already
+	limit  int    // of buf, from where a line is not waited for
 }
 
 func (l *lineWriter) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
 		take := min(len(p), maxLine)
-		l.buf, p = append(l.buf, p[:take]...), p[take:]
-		if i := bytes.LastIndexByte(l.buf, '\n'); i >= 0 {
-			if err := l.pass(i + 1); err != nil {
-				return 0, err
-			}
+		from := len(l.buf)
+		l.buf = append(l.buf, p[:take]...)
+		p = p[take:]
+		end := from + bytes.LastIndexByte(l.buf[from:], '\n') + 1
+		if len(l.buf) > l.limit {
+			end = len(l.buf)
+		} else if end == from {
+			continue
 		}
-		if len(l.buf) > maxLine {
-			if err := l.pass(len(l.buf) - l.longest()); err != nil {
-				return 0, err
-			}
+		if err := l.pass(end, false); err != nil {
+			return 0, err
 		}
 	}
 	return n, nil
 }
 
-func (l *lineWriter) longest() int {
-	l.r.mu.RLock()
-	defer l.r.mu.RUnlock()
-	return l.r.longest
-}
-
-// pass writes the first n bytes of the buffer, masked as they are in the whole of it.
-func (l *lineWriter) pass(n int) error {
-	if n <= 0 {
+// pass writes the first n bytes of the buffer, masked as they are in the whole of it; unless final, what could become a value stays.
+func (l *lineWriter) pass(n int, final bool) error {
+	if len(l.buf) == 0 {
 		return nil
 	}
 	l.r.mu.RLock()
-	spans := l.r.spans(l.buf, l.hidden)
+	spans, open := l.r.spans(l.buf, l.hidden)
 	l.r.mu.RUnlock()
+	if !final {
+		n = min(n, open)
+	}
 	out := make([]byte, 0, n)
 	at, hidden := 0, 0
 	for _, s := range spans {
@@ -192,11 +194,17 @@ func (l *lineWriter) pass(n int) error {
 	if at < n {
 		out = append(out, l.buf[at:n]...)
 	}
-	l.buf = append(l.buf[:0], l.buf[n:]...)
-	l.hidden = hidden
+	l.buf = slices.Delete(l.buf, 0, n)
+	if n > 0 {
+		l.hidden = hidden
+	}
+	l.limit = len(l.buf) + maxLine // so that what waits is looked at again only when there is much more of it
+	if len(out) == 0 {
+		return nil
+	}
 	_, err := l.w.Write(out)
 	return err
 }
 
 // Close writes what is left of an unfinished line.
-func (l *lineWriter) Close() error { return l.pass(len(l.buf)) }
+func (l *lineWriter) Close() error { return l.pass(len(l.buf), true) }
