@@ -72,13 +72,14 @@ func (r *run) resumeUnwinding(ctx context.Context, past journal.Command) (*proto
 		r.Structured.Error("verdict in the journal is unreadable", slog.Any("error", err))
 		v.Entry = protocol.ResponseEntry{Status: protocol.Failure, ReturnCode: 1, Cause: protocol.CauseInterrupted, Msg: "interrupted: the reason is lost."}
 	}
-	if err := r.unwind(ctx, r.tooOften(past)); err != nil {
+	if err := r.unwind(ctx, past.Resumed >= max(r.ResumeLimit, DefaultResumeLimit) && !past.Paused); err != nil {
 		return r.pause()
 	}
 	return r.end(ctx, v.Entry)
 }
 
-// tooOften tells whether the command was taken up as often as it may be without getting further.
+// tooOften tells whether the command was taken up as often as it may be without getting further. Its undoing has to get further in the end
+// wherever the limit is low.
 func (r *run) tooOften(past journal.Command) bool {
 	return !past.Paused && past.Resumed >= r.ResumeLimit
 }
