@@ -142,10 +142,12 @@ func exit(err error) error {
 	switch {
 	case errors.As(err, &failed) && failed.OnlyUnreached():
 		return err // AWS's side, not the instances' verdict
-	case errors.Is(err, fleet.ErrFailed):
+	case errors.Is(err, fleet.ErrFailed), errors.Is(err, fleet.ErrAborted), errors.Is(err, fleet.ErrTooLate), errors.Is(err, fleet.ErrNotUniform):
 		return cli.InstanceFailure(err)
-	case errors.Is(err, fleet.ErrRefused), errors.Is(err, fleet.ErrNothingToResume):
+	case errors.Is(err, fleet.ErrRefused), errors.Is(err, fleet.ErrNothingToResume), errors.Is(err, fleet.ErrNothingToAbort):
 		return cli.Usage(err)
+	case signature.Refused(err):
+		return fmt.Errorf("%w; list the key that signed it with --trusted-keys. Where signing only begins, or that key is lost, --trust-record builds on it once", err)
 	}
 	return err
 }

@@ -53,6 +53,9 @@ func TestScripts(t *testing.T) {
 			"unqueue":   removeQueue,
 			"status":    checkStatus,
 			"awaitsent": awaitSent,
+
+			"operator-key": writeOperatorKey,
+			"unsign":       unsign,
 		},
 	})
 }
