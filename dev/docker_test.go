@@ -102,7 +102,7 @@ func interruptAndResume(t *testing.T, r dev.Room) error {
 	if err != nil {
 		return err
 	}
-	report, err := second.Resume(t.Context(), fleet.ResumeRequest{})
+	report, err := second.Resume(t.Context())
 	if err == nil && (report.State != environment.Succeeded || len(report.Succeeded) != 2) {
 		err = fmt.Errorf("resumed to %+v", report)
 	}

@@ -47,6 +47,7 @@ type Outcome struct {
 	Ignored      bool            `json:"ignored,omitempty"`
 	DeploymentID int64           `json:"deployment_id,omitempty"`
 	VersionLabel string          `json:"version_label,omitempty"`
+	Serial       int64           `json:"serial,omitempty"`
 	At           time.Time       `json:"at"`
 }
 
@@ -57,6 +58,21 @@ type Stage struct {
 	DoneAt   time.Time          `json:"done_at,omitzero"`
 	Outcomes map[string]Outcome `json:"outcomes,omitempty"` // by instance
 	TimedOut []string           `json:"timed_out,omitempty"`
+}
+
+// Abort says that somebody asked for the end of a deployment. From then on the record is theirs: who drove it before finds it changed and stops.
+type Abort struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// String is who and why.
+func (a Abort) String() string {
+	if a.Reason == "" {
+		return a.By
+	}
+	return a.By + ": " + a.Reason
 }
 
 // Deployment is the record of one deployment: enough for another hmctl to see, finish or abort it.
@@ -77,6 +93,7 @@ type Deployment struct {
 	Partial      bool      `json:"partial,omitempty"` // to chosen instances only
 	Steps        []Step    `json:"steps"`
 	Stages       []Stage   `json:"stages"`
+	Abort        *Abort    `json:"abort,omitempty"`
 	StartedAt    time.Time `json:"started_at"`
 	UpdatedAt    time.Time `json:"updated_at"`
 	Revision     string    `json:"revision"` // unique per write

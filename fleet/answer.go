@@ -128,7 +128,7 @@ func (o *operation) read(ctx context.Context, a *answer, inner *protocol.Respons
 	a.full, a.events = e.Msg, e.Events
 	slices.SortStableFunc(a.events, func(x, y protocol.Event) int { return x.Time.Compare(y.Time) })
 	a.outcome.Status, a.outcome.ReturnCode, a.outcome.Cause = inner.Status, e.ReturnCode, e.Cause
-	a.outcome.DeploymentID, a.outcome.VersionLabel = e.DeploymentID, e.VersionLabel
+	a.outcome.DeploymentID, a.outcome.VersionLabel, a.outcome.Serial = e.DeploymentID, e.VersionLabel, e.Serial
 	a.outcome.Ignored = inner.Status == protocol.Failure && e.ReturnCode == 0 && strings.Contains(e.Msg, ignoredMsg)
 	last := i == len(o.d.Stages)-1
 	if wrong := e.DeploymentID != o.d.ID && (last || e.DeploymentID != 0); o.kind.versions && wrong && inner.Status == protocol.Success {

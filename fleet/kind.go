@@ -12,6 +12,8 @@ type operationKind struct {
 	reverted string // said when nothing that serves was changed
 	errors   string // said before failed when some instances may have what others have not
 	mixed    string // said when some instances may have what others have not
+	back     bool   // brings some instances back to what the others run
+	speaks   bool   // its answers are sentences to be shown
 	versions bool   // has a manifest and a record; results must name its deployment
 }
 
@@ -36,6 +38,17 @@ func restartKind() operationKind {
 		command: protocol.CmdRestartAppServer, purpose: "restart the application server",
 		starting: []string{textRestarting}, done: []string{textRestarted}, failed: textRestartFailed,
 	}
+}
+
+// rollbackKind brings the desired state back by the same command that brought what is taken back.
+func rollbackKind(of operationKind, label string) operationKind {
+	of.purpose = "go back to version " + label
+	of.done, of.reverted, of.mixed, of.back = []string{textReverted}, "", "", true
+	return of
+}
+
+func abortKind() operationKind {
+	return operationKind{command: protocol.CmdAbort, purpose: "abort the operation", failed: textSendFailed, speaks: true}
 }
 
 // recordedKind returns the kind of a deployment record.

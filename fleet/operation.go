@@ -53,7 +53,9 @@ type operation struct {
 	results string // URL of the result queue
 	noWait  bool
 	raw     *SendRequest // set for a raw command
-	seen    map[string]bool
+
+	validity time.Duration // how long its orders may be carried out, if longer than they are waited for
+	seen     map[string]bool
 }
 
 // newOperation prepares an operation over the targets in the given stages.
@@ -86,9 +88,18 @@ func (o *operation) report() Report {
 
 // execute runs the operation to its end and tidies up. Where it could not be brought to an end it says what state it leaves.
 func (o *operation) execute(ctx context.Context) (Report, error) {
-	err := o.run(ctx)
+	if err := o.announce(); err != nil {
+		return o.report(), err
+	}
+	watched, stop := o.watchAbort(ctx)
+	err := o.run(watched)
+	aborted := stop(err)
 	interrupted := ctx.Err() != nil
 	switch {
+	case aborted != nil:
+		o.d.State = environment.Aborted
+		o.line(protocol.Error, KindFailure, "", "%s", o.kind.failed)
+		err = aborted
 	case o.d.State.Terminal():
 		o.tidy(ctx)
 	case err != nil && interrupted && !errors.Is(context.Cause(ctx), environment.ErrLockLost):
@@ -184,7 +195,7 @@ func (o *operation) succeed(ctx context.Context) error {
 	for _, text := range o.kind.done {
 		o.line(protocol.Info, KindProgress, "", "%s", text)
 	}
-	if o.d.Partial && o.kind.versions {
+	if o.d.Partial && o.kind.versions && !o.kind.back {
 		o.line(protocol.Warn, KindNotice, "", "Only the chosen instances run it now. It is the desired state: the others take it over when they next start, or with `hmctl deploy`.")
 	}
 	return nil
@@ -267,7 +278,7 @@ func (o *operation) leave() {
 		text = "Stopped after the last stage was sent: the instances finish it on their own, and the desired state was not moved."
 	}
 	if o.kind.versions {
-		text += fmt.Sprintf(" Finish deployment %d with `hmctl deploy --resume`, or give it up with `hmctl deploy --resume --abort`.", o.d.ID)
+		text += fmt.Sprintf(" Finish deployment %d with `hmctl deploy --resume`, or take it back with `hmctl abort`.", o.d.ID)
 	}
 	o.line(protocol.Warn, KindNotice, "", "%s", text)
 }

@@ -61,7 +61,7 @@ func (o *operation) message(ctx context.Context, stage int, to []environment.Tar
 	}
 	return o.signed(ctx, protocol.Command{
 		DispatcherID: o.Record.EnvironmentID(), CommandName: outerCommand, InvocationID: o.d.RequestID,
-		Expiration: time.Now().Add(o.pickup()), ResultQueue: o.results, Data: data,
+		Expiration: time.Now().Add(max(o.validity, o.pickup())), ResultQueue: o.results, Data: data,
 	})
 }
 

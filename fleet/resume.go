@@ -12,26 +12,16 @@ import (
 	"hostmanager/protocol"
 )
 
-// ResumeRequest says what to do with an unfinished deployment.
-type ResumeRequest struct {
-	Abort bool // give it up instead of finishing it
-}
-
-// Resume finishes, or gives up, the latest deployment from its record. One that has ended is ErrNothingToResume.
-func (f *Fleet) Resume(ctx context.Context, q ResumeRequest) (Report, error) {
+// Resume finishes the latest deployment from its record. One that has ended, or is being aborted, is ErrNothingToResume.
+func (f *Fleet) Resume(ctx context.Context) (Report, error) {
 	var report Report
 	err := f.lockedAs(ctx, environment.LockRequest{Reason: "resume a deployment", TakeDead: true}, func(ctx context.Context) error {
 		o, err := f.unfinished(ctx)
 		if err != nil {
 			return err
 		}
-		if q.Abort {
-			err = o.giveUp(ctx, "given up by "+f.Holder)
-			if err == nil {
-				o.tidy(ctx)
-			}
-			report = o.report()
-			return err
+		if o.d.Abort != nil {
+			return fmt.Errorf("%w: deployment %d (%s) is being aborted by %s; `hmctl abort` carries that on", ErrNothingToResume, o.d.ID, o.d.VersionLabel, o.d.Abort)
 		}
 		if err := o.checkManifest(ctx); err != nil {
 			return err

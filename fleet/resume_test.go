@@ -124,11 +124,11 @@ func (w *world) lastSerial() int64 {
 func (w *world) carryOn(t *testing.T, stop int64, op string) bool {
 	t.Helper()
 	second, out := w.operator("second")
-	_, err := second.Resume(t.Context(), fleet.ResumeRequest{})
+	_, err := second.Resume(t.Context())
 	if errors.Is(err, environment.ErrLocked) {
 		// The cancelled write of the lock was carried out after its release.
 		if _, err = w.record.BreakLock(t.Context()); err == nil {
-			_, err = second.Resume(t.Context(), fleet.ResumeRequest{})
+			_, err = second.Resume(t.Context())
 		}
 	}
 	switch {
@@ -156,35 +156,17 @@ func TestResume_FinishesWhatWasNotWaitedFor(t *testing.T) {
 	if c, _ := w.current(); c.Serial != 0 {
 		t.Errorf("current moved to %+v with nobody waiting", c)
 	}
-	report, err = f.Resume(t.Context(), fleet.ResumeRequest{})
+	report, err = f.Resume(t.Context())
 	if err != nil || report.State != environment.Succeeded {
 		t.Fatalf("got %+v, %v", report, err)
 	}
 	if got := a.ran(); !slices.Equal(got, []int{-1}) {
 		t.Errorf("ran %v", got)
 	}
-	if _, err := f.Resume(t.Context(), fleet.ResumeRequest{}); !errors.Is(err, fleet.ErrNothingToResume) {
+	if _, err := f.Resume(t.Context()); !errors.Is(err, fleet.ErrNothingToResume) {
 		t.Errorf("a second resume: %v", err)
 	}
 	checkEnd(t, w, environment.Succeeded)
-}
-
-func TestResume_Aborts(t *testing.T) {
-	w := newWorld(t)
-	w.instance("i-a", dockerLike("aaaaaaaaaaaa"))
-	f, out := w.fleet()
-	if _, err := f.Resume(t.Context(), fleet.ResumeRequest{Abort: true}); !errors.Is(err, fleet.ErrNothingToResume) {
-		t.Errorf("of an empty environment: %v", err)
-	}
-	if _, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1", NoWait: true}); err != nil {
-		t.Fatal(err)
-	}
-	report, err := f.Resume(t.Context(), fleet.ResumeRequest{Abort: true})
-	if err != nil || report.State != environment.Aborted {
-		t.Fatalf("got %+v, %v", report, err)
-	}
-	out.mustHave(t, "was not finished and is given up: given up by anna@test", "During an aborted deployment")
-	checkEnd(t, w, environment.Aborted)
 }
 
 func TestDeploy_GivesUpWhatNobodyFinished(t *testing.T) {
@@ -288,7 +270,7 @@ func TestDeploy_TakesOverFromADeadOperator(t *testing.T) {
 	}
 	cancel()
 	f, out := w.fleet()
-	if _, err := f.Resume(t.Context(), fleet.ResumeRequest{}); err != nil {
+	if _, err := f.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	out.mustHave(t, "WARN: Took over the lock of bert@dead (deploy v1)", "Environment update completed successfully.")

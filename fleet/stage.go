@@ -242,6 +242,8 @@ func (o *operation) tell(i int, a answer, succeeded int) {
 			id, a.outcome.Msg, id)
 	case a.outcome.Status != protocol.Success:
 		o.line(protocol.Error, KindFailed, id, textInstanceFail, id, a.outcome.ReturnCode, a.msg())
+	case o.kind.speaks:
+		o.line(protocol.Info, KindDone, id, "[Instance: %s] %s", id, a.msg())
 	case last:
 		o.line(protocol.Info, KindDone, id, textCompleted, succeeded, o.applicable())
 	}

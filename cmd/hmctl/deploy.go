@@ -22,7 +22,6 @@ type deployFlags struct {
 	settings    settingFlags
 	policy      string
 	resume      bool
-	abort       bool
 }
 
 func newDeployCommand() *cobra.Command {
@@ -34,7 +33,7 @@ func newDeployCommand() *cobra.Command {
 and only when all of them could, have every instance flip to it. The desired state of the environment moves when all
 answered SUCCESS. The settings are those of the version deployed now, with the changes given here.
 
-Interrupted or run with --no-wait, a deployment is finished with --resume, or given up with --resume --abort.
+Interrupted or run with --no-wait, a deployment is finished with --resume, or taken back with hmctl abort.
 
 ` + envFileHelp,
 		Example: `  hmctl deploy . --environment e-1 --bucket my-environments
@@ -43,9 +42,6 @@ Interrupted or run with --no-wait, a deployment is finished with --resume, or gi
   hmctl deploy --resume`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if f.abort && !f.resume {
-				return cli.Usagef("--abort gives up an unfinished deployment: it goes with --resume")
-			}
 			if f.resume != (len(args) == 0) {
 				return cli.Usagef("give either a folder or archive to deploy, or --resume")
 			}
@@ -62,7 +58,6 @@ Interrupted or run with --no-wait, a deployment is finished with --resume, or gi
 	f.settings.flags(cmd)
 	cmd.Flags().StringVar(&f.policy, "policy", "", "deployment policy, over that of bundle and settings (only AllAtOnce is built yet)")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "finish the latest deployment from its record")
-	cmd.Flags().BoolVar(&f.abort, "abort", false, "with --resume: give the deployment up instead")
 	return cmd
 }
 
@@ -111,6 +106,6 @@ func runResume(cmd *cobra.Command, f deployFlags) error {
 	if err != nil {
 		return err
 	}
-	report, err := to.Resume(cmd.Context(), fleet.ResumeRequest{Abort: f.abort})
+	report, err := to.Resume(cmd.Context())
 	return finish(cmd, report, err)
 }

@@ -32,7 +32,7 @@ Environment and bucket can also be given as HMCTL_ENVIRONMENT and HMCTL_BUCKET; 
 the usual AWS variables and files.`,
 	}
 	root.AddCommand(
-		newDeployCommand(), newSetenvCommand(), newPrintenvCommand(), newConfigCommand(), newRestartCommand(), newSendCommand(),
+		newDeployCommand(), newAbortCommand(), newSetenvCommand(), newPrintenvCommand(), newConfigCommand(), newRestartCommand(), newSendCommand(),
 		newStatusCommand(), newLockCommand(), newUnlockCommand(), newForgetCommand(), newKeygenCommand(), newDevCommand(), newLocalawsCommand(), cli.VersionCommand("hmctl"),
 	)
 	return root

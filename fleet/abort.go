@@ -1,0 +1,317 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"hostmanager/environment"
+	"hostmanager/protocol"
+)
+
+// Times of an abort.
+const (
+	// DefaultAbortTimeout is how long an instance may take to undo what it was doing: its own bound of that and some more.
+	DefaultAbortTimeout = 150 * time.Second
+	// abortPickup is how long an instance may take to receive an abort, which waits behind nothing there.
+	abortPickup = 30 * time.Second
+	// abortValidity is how long an abort waits for an instance that is away: what it was told before must not be carried on when it comes back.
+	abortValidity = 24 * time.Hour
+)
+
+var (
+	// ErrNothingToAbort: no operation is under way, or it has ended.
+	ErrNothingToAbort = errors.New("nothing to abort")
+	// ErrTooLate: all instances had carried the operation out before the abort reached them.
+	ErrTooLate = errors.New("too late to abort")
+	// ErrNotUniform: the operation is aborted, and instances run different versions, or it is not known what they run. The lines said what and where.
+	ErrNotUniform = errors.New("the instances do not all run the same")
+)
+
+// AbortRequest ends the operation under way.
+type AbortRequest struct {
+	Reason  string
+	Timeout time.Duration // how long an instance may take; 0: DefaultAbortTimeout
+}
+
+// AbortReport is what became of an abort.
+type AbortReport struct {
+	OperationID string          `json:"operation_id"`
+	Command     string          `json:"command"`
+	Aborted     bool            `json:"aborted"` // false: it was too late
+	Uniform     bool            `json:"uniform"` // no instance has what the others have not, as far as all were asked
+	Instances   []AfterAbort    `json:"instances"`
+	Rollback    *Report         `json:"rollback,omitempty"` // of the instances that had the new version
+	Abort       *abortInitiator `json:"abort,omitempty"`
+}
+
+type abortInitiator = environment.Abort
+
+// AfterAbort is one instance once the abort is over there.
+type AfterAbort struct {
+	InstanceID   string `json:"instance_id"`
+	Answered     bool   `json:"answered"`
+	Serial       int64  `json:"serial,omitempty"` // what it runs; of one that did not answer, what it ran when it was last seen
+	VersionLabel string `json:"version_label,omitempty"`
+	Msg          string `json:"msg,omitempty"`
+	New          bool   `json:"new,omitempty"` // it runs what was to be aborted
+}
+
+// victim is the operation that is to be aborted.
+type victim struct {
+	d        environment.Deployment // of an operation that keeps no record only what the lock tells
+	etag     string
+	kind     operationKind
+	lock     environment.LockInfo // as it was when the victim was found
+	recorded bool
+}
+
+// Abort ends the operation under way, whoever drives it and whether they still do: marks its record, so that no further stage is sent, has every instance
+// it went to end and undo it, and puts those that already had the new version back to the desired state. The error is ErrNothingToAbort, ErrTooLate,
+// ErrNotUniform or a *environment.LockedError, where it is none of AWS.
+func (f *Fleet) Abort(ctx context.Context, q AbortRequest) (AbortReport, error) {
+	if err := errors.Join(f.validate(), checkTimeout(q.Timeout)); err != nil {
+		return AbortReport{}, err
+	}
+	mark := environment.Abort{By: f.Holder, Reason: q.Reason, At: now()}
+	v, err := f.markVictim(ctx, mark)
+	if err != nil {
+		return AbortReport{}, err
+	}
+	if v.d.Abort != nil {
+		mark = *v.d.Abort
+	}
+	f.say(protocol.Warn, "Aborting %s (request %s).", v, v.d.RequestID)
+	report := AbortReport{OperationID: v.d.RequestID, Command: v.d.Command, Abort: &mark}
+	err = f.lockedAs(ctx, f.takeFrom(ctx, v), func(ctx context.Context) error {
+		if v, err = f.reread(ctx, v); err != nil {
+			return err
+		}
+		return f.abort(ctx, q, v, &report)
+	})
+	if err != nil && ctx.Err() != nil {
+		f.say(protocol.Warn, "Stopped in the middle of the abort: `hmctl abort` carries it on.")
+		err = fmt.Errorf("abort: %w", ErrInterrupted)
+	}
+	return report, err
+}
+
+func (v victim) String() string {
+	if v.recorded {
+		return fmt.Sprintf("deployment %d (%s), begun by %s", v.d.ID, v.d.VersionLabel, v.d.Holder)
+	}
+	return fmt.Sprintf("%s, begun by %s", v.d.Command, v.lock.Holder)
+}
+
+// markVictim finds the operation under way and marks its record. Whoever drives it cannot write the record any more, and so sends no further stage.
+func (f *Fleet) markVictim(ctx context.Context, mark environment.Abort) (victim, error) {
+	for {
+		v, err := f.findVictim(ctx)
+		if err != nil || !v.recorded || v.d.Abort != nil {
+			return v, err
+		}
+		v.d.Abort = &mark
+		v.etag, err = f.Record.PutDeployment(ctx, &v.d, v.etag)
+		if errors.Is(err, environment.ErrChanged) && ctx.Err() == nil {
+			continue // it went on in the meantime
+		}
+		return v, err
+	}
+}
+
+// findVictim looks what is under way: what the holder of the lock does, else a deployment that nobody drives any more.
+func (f *Fleet) findVictim(ctx context.Context) (victim, error) {
+	lock, err := f.Record.LockState(ctx)
+	if err != nil {
+		return victim{}, err
+	}
+	d, etag, err := f.Record.LastDeployment(ctx)
+	if err != nil && !errors.Is(err, environment.ErrNotFound) {
+		return victim{}, err
+	}
+	recorded := err == nil && d.State == environment.Running
+	atWork := lock.Held() && !lock.Expired(now()) && !lock.HolderDead()
+	switch op := lock.Operation; {
+	case atWork && op != nil && op.Command == protocol.CmdAbort, atWork && lock.Manual():
+		return victim{}, &environment.LockedError{EnvironmentID: f.Record.EnvironmentID(), Lock: lock}
+	case lock.Held() && op != nil && op.Command != protocol.CmdAbort && (!recorded || op.RequestID != d.RequestID) && (atWork || !recorded):
+		return f.unrecordedVictim(ctx, lock)
+	case !recorded:
+		return victim{}, fmt.Errorf("%w: no operation is under way in environment %s", ErrNothingToAbort, f.Record.EnvironmentID())
+	}
+	kind, ok := recordedKind(d.Command)
+	if !ok {
+		return victim{}, fmt.Errorf("%w: deployment %d is of a kind this hmctl does not know", environment.ErrCorrupt, d.ID)
+	}
+	if n := len(d.Steps); n > 0 && d.Steps[n-1].Name == stepMove {
+		return victim{}, fmt.Errorf("%w: all instances have deployment %d (%s); only the desired state is left to move, by `hmctl deploy --resume`",
+			ErrNothingToAbort, d.ID, d.VersionLabel)
+	}
+	return victim{d: d, etag: etag, kind: kind, lock: lock, recorded: true}, nil
+}
+
+// unrecordedVictim is an operation of which only the lock tells: it went to some of the registered instances.
+func (f *Fleet) unrecordedVictim(ctx context.Context, lock environment.LockInfo) (victim, error) {
+	instances, _, err := f.Record.Instances(ctx)
+	if err != nil {
+		return victim{}, err
+	}
+	v := victim{lock: lock, d: environment.Deployment{RequestID: lock.Operation.RequestID, Command: lock.Operation.Command, Holder: lock.Holder}}
+	v.d.ResultQueue = protocol.ResultQueue(f.Record.EnvironmentID(), v.d.RequestID)
+	for _, i := range instances {
+		if !i.Silent(now()) {
+			v.d.Targets = append(v.d.Targets, environment.Target{InstanceID: i.InstanceID, Queue: i.Queue})
+		}
+	}
+	if len(v.d.Targets) == 0 {
+		return victim{}, fmt.Errorf("%w: no instance is registered that is not silent", ErrNoTargets)
+	}
+	return v, nil
+}
+
+// takeFrom waits a moment for whoever drives the operation to let go of the lock, and says from whom it may be taken then.
+func (f *Fleet) takeFrom(ctx context.Context, v victim) environment.LockRequest {
+	q := environment.LockRequest{Reason: "abort " + v.d.Command, TakeDead: true}
+	driven := v.lock.Held() && v.lock.Operation != nil && v.lock.Operation.RequestID == v.d.RequestID
+	for deadline := now().Add(f.handover()); v.recorded && v.lock.Held() && now().Before(deadline); {
+		l, err := f.Record.LockState(ctx)
+		if err == nil && (l.ID != v.lock.ID || l.Expired(now()) || l.HolderDead()) {
+			return q
+		}
+		if wait(ctx, f.handover()/20) != nil {
+			return q
+		}
+	}
+	if driven {
+		q.TakeFrom = v.lock.ID
+	}
+	return q
+}
+
+// reread takes the record up as it is under the lock.
+func (f *Fleet) reread(ctx context.Context, v victim) (victim, error) {
+	if !v.recorded {
+		return v, nil
+	}
+	d, etag, err := f.Record.Deployment(ctx, v.d.ID)
+	if err == nil && d.State.Terminal() {
+		err = fmt.Errorf("%w: deployment %d (%s) has ended: %s", ErrNothingToAbort, d.ID, d.VersionLabel, d.State)
+	}
+	v.d, v.etag = d, etag
+	return v, err
+}
+
+// abort does the work under the lock.
+func (f *Fleet) abort(ctx context.Context, q AbortRequest, v victim, report *AbortReport) error {
+	var err error
+	sent := !v.recorded || slices.ContainsFunc(v.d.Stages, func(s environment.Stage) bool { return !s.SentAt.IsZero() })
+	if sent {
+		if report.Instances, err = f.abortOnInstances(ctx, q, v, *report.Abort); err != nil {
+			return err
+		}
+	}
+	if !v.recorded {
+		f.removeResultQueue(ctx, v.d.ResultQueue)
+		return f.endUnrecorded(v, report)
+	}
+	o := &operation{Fleet: f, kind: v.kind, d: v.d, etag: v.etag}
+	if tooLate(report.Instances) {
+		return f.endTooLate(ctx, o)
+	}
+	report.Aborted = true
+	o.d.State, o.d.Failure = environment.Aborted, "aborted by "+report.Abort.String()
+	if err := o.save(ctx); err != nil {
+		return err
+	}
+	o.judged(ctx)
+	f.removeResultQueue(ctx, o.d.ResultQueue)
+	o.line(protocol.Warn, KindNotice, "", "Deployment %d (%s) was aborted by %s.", o.d.ID, o.d.VersionLabel, report.Abort)
+	return f.makeUniform(ctx, o, report)
+}
+
+// tooLate tells whether every instance answered, and runs what was to be aborted.
+func tooLate(all []AfterAbort) bool {
+	return len(all) > 0 && !slices.ContainsFunc(all, func(i AfterAbort) bool { return !i.Answered || !i.New })
+}
+
+// endTooLate ends a deployment that all instances had already.
+func (f *Fleet) endTooLate(ctx context.Context, o *operation) error {
+	o.d.Abort = nil
+	if err := o.succeed(ctx); err != nil {
+		return err
+	}
+	f.removeResultQueue(ctx, o.d.ResultQueue)
+	return fmt.Errorf("%w: all instances had deployment %d (%s), which is the desired state now; deploy the version before to go back to it", ErrTooLate, o.d.ID, o.d.VersionLabel)
+}
+
+// endUnrecorded says what became of an operation that brings no version.
+func (f *Fleet) endUnrecorded(v victim, report *AbortReport) error {
+	away := unanswered(report.Instances)
+	report.Uniform = len(away) == 0
+	report.Aborted = true
+	f.say(protocol.Warn, "%s was aborted by %s. It is carried out where an instance said that it had ended.", v.d.Command, report.Abort)
+	if len(away) > 0 {
+		return fmt.Errorf("%w: no answer from %s; the abort waits in their queues for %s", ErrNotUniform, listed(away), abortValidity)
+	}
+	return nil
+}
+
+func unanswered(all []AfterAbort) []string {
+	var ids []string
+	for _, i := range all {
+		if !i.Answered {
+			ids = append(ids, i.InstanceID)
+		}
+	}
+	return ids
+}
+
+// abortOnInstances has every instance the operation went to end it, and returns what each runs then.
+func (f *Fleet) abortOnInstances(ctx context.Context, q AbortRequest, v victim, mark environment.Abort) ([]AfterAbort, error) {
+	timeout := q.Timeout
+	if timeout == 0 {
+		timeout = DefaultAbortTimeout
+	}
+	g := *f
+	g.PickupWindow = min(f.pickup(), abortPickup)
+	o := g.newOperation(abortKind(), targets{chosen: v.d.Targets}, timeout, allStages)
+	o.validity = abortValidity
+	o.raw = &SendRequest{Command: protocol.CmdAbort, Data: v.d.RequestID, ExecutionData: protocol.AbortOrder{By: mark.By, Reason: mark.Reason}.Encode()}
+	if err := o.announce(); err != nil {
+		return nil, err
+	}
+	err := persist(ctx, func() (err error) {
+		o.results, err = o.Queues.Create(ctx, o.d.ResultQueue, nil)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("abort: make the result queue: %w", err)
+	}
+	defer o.tidy(ctx)
+	if err := o.stage(ctx, 0); err != nil {
+		return nil, fmt.Errorf("abort: %w", err)
+	}
+	return f.after(ctx, v, o)
+}
+
+// after sorts out what the instances answered. Of one that did not, its registration is all there is.
+func (f *Fleet) after(ctx context.Context, v victim, o *operation) ([]AfterAbort, error) {
+	registered, _, err := f.Record.Instances(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []AfterAbort
+	for _, t := range o.d.Targets {
+		id := targetID(t)
+		out, ok := o.d.Stages[0].Outcomes[id]
+		a := AfterAbort{InstanceID: id, Answered: ok && out.Status == protocol.Success, Serial: out.Serial, VersionLabel: out.VersionLabel, Msg: out.Msg}
+		if n := slices.IndexFunc(registered, func(i environment.Instance) bool { return i.InstanceID == id }); !a.Answered && n >= 0 {
+			a.Serial, a.VersionLabel = registered[n].Serial, registered[n].VersionLabel
+		}
+		a.New = v.recorded && a.Serial == v.d.Serial
+		all = append(all, a)
+	}
+	return all, nil
+}

@@ -1,0 +1,94 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"hostmanager/environment"
+	"hostmanager/protocol"
+)
+
+// makeUniform puts the instances that had the aborted version back to the desired state, and says what is not as it should be then.
+func (f *Fleet) makeUniform(ctx context.Context, aborted *operation, report *AbortReport) error {
+	away := unanswered(report.Instances)
+	back, err := f.putBack(ctx, aborted, report)
+	if err == nil && len(away) == 0 {
+		report.Uniform = true
+		f.sayUniform(ctx, back)
+		return nil
+	}
+	for _, i := range report.Instances {
+		if !i.Answered {
+			f.say(protocol.Warn, "No answer from %s, which was last seen with %s: the abort waits in its queue for %s, and takes effect when its agent is back; "+
+				"`hmctl status` shows what it runs then.", i.InstanceID, version(i), abortValidity)
+		}
+	}
+	if err == nil {
+		return fmt.Errorf("%w: no answer from %s", ErrNotUniform, listed(away))
+	}
+	return fmt.Errorf("%w: %w", ErrNotUniform, err)
+}
+
+// sayUniform ends a good abort.
+func (f *Fleet) sayUniform(ctx context.Context, back []string) {
+	switch c, m, err := f.Record.CurrentManifest(ctx); {
+	case err != nil:
+		f.say(protocol.Info, "No instance has it.")
+	case len(back) > 0:
+		f.say(protocol.Info, "All instances run version %s; [%s] went back to it, as serial %d.", m.VersionLabel, listed(back), c.Serial)
+	default:
+		f.say(protocol.Info, "No instance has it; the desired state stays version %s (serial %d).", m.VersionLabel, c.Serial)
+	}
+}
+
+func version(i AfterAbort) string {
+	if i.Serial == 0 {
+		return "no version"
+	}
+	return fmt.Sprintf("version %s (serial %d)", cmp.Or(i.VersionLabel, "?"), i.Serial)
+}
+
+// putBack deploys the desired state, as a new manifest with a higher serial, to exactly those instances that answered that they have the aborted version.
+// It returns their ids.
+func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortReport) ([]string, error) {
+	var ids []string
+	t := targets{partial: true}
+	for _, i := range report.Instances {
+		if !i.Answered || !i.New {
+			continue
+		}
+		ids = append(ids, i.InstanceID)
+		for _, target := range aborted.d.Targets {
+			if targetID(target) == i.InstanceID {
+				t.chosen = append(t.chosen, environment.Target{InstanceID: i.InstanceID, Queue: target.Queue})
+			}
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	_, m, err := f.Record.CurrentManifest(ctx)
+	if errors.Is(err, environment.ErrNoCurrent) {
+		f.say(protocol.Error, "[%s] run version %s, and there is no version before it to go back to. Deploy one with `hmctl deploy`.", listed(ids), aborted.d.VersionLabel)
+		return nil, fmt.Errorf("%s run version %s: %w", listed(ids), aborted.d.VersionLabel, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f.say(protocol.Warn, "[%s] already run version %s and go back to %s.", listed(ids), aborted.d.VersionLabel, m.VersionLabel)
+	o := f.newOperation(rollbackKind(aborted.kind, m.VersionLabel), t, aborted.timeout(), 0, 1)
+	if err := o.prepare(ctx, m); err != nil {
+		return nil, err
+	}
+	done, err := o.execute(ctx)
+	report.Rollback = &done
+	if err != nil {
+		f.say(protocol.Error, "[%s] could not all be put back to version %s: `hmctl status` shows what they run. Once they are well again: `hmctl deploy --resume`, or deploy version %s to them with --instances %s.",
+			listed(ids), m.VersionLabel, m.VersionLabel, strings.Join(ids, ","))
+		return nil, fmt.Errorf("put %s back: %w", listed(ids), err)
+	}
+	return ids, nil
+}
