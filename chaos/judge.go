@@ -38,7 +38,7 @@ func (p *played) judge(ctx context.Context) error {
 		bad(&p.tally.wrong, "the result is %s (%v)", bodies[0], err)
 		return nil
 	}
-	p.verdict = inner.Status
+	p.verdict, p.reason = inner.Status, inner.Entry().Msg
 	if p.verdict == protocol.Success {
 		if err := p.done(ctx, p.order); err != nil {
 			return err
@@ -52,6 +52,9 @@ func (p *played) judge(ctx context.Context) error {
 				t.unwound++
 			}
 		})
+	}
+	if p.verdict == protocol.Failure && !p.open && p.trial.proxy == 0 {
+		bad(&p.tally.wrong, "the command was not carried on, although no hook that may run once was under way: %s", p.reason)
 	}
 	p.judgeOnce(bad)
 	p.judgeSteps(bad)
@@ -195,7 +198,7 @@ func (p *played) takeTimes() {
 			started = recorded{}
 		case r.Type == journal.Result:
 			whole := r.Time.Sub(began)
-			p.tally.count(func(t *tally) { t.whole = append(t.whole, whole); t.own = append(t.own, whole-others) })
+			p.tally.timed(p.trial.name+" on "+p.name, whole, whole-others)
 			return
 		}
 	}

@@ -27,6 +27,7 @@ type tally struct {
 	wrong      int // anything else that may not be
 	own        []time.Duration
 	whole      []time.Duration
+	worst      string         // the case with the longest own time
 	landed     map[string]int // what the journal ended with at a kill
 	violations []string
 }
@@ -63,7 +64,8 @@ func (t *tally) print(out io.Writer) {
 	if len(t.own) > 0 {
 		fmt.Fprintf(out, "from the agent's start to the killed command's result, n=%d:\n", len(t.own))
 		fmt.Fprintf(out, "  own time (without build, hook files, starting and gating the container) p50 %s  p99 %s  max %s; held to 2 s: %s\n",
-			at(t.own, 0.5), at(t.own, 0.99), at(t.own, 1), met(at(t.own, 1) < 2*time.Second))
+			at(t.own, 0.5), at(t.own, 0.99), at(t.own, 1), met(at(t.own, 1) < ownTime))
+		fmt.Fprintf(out, "  longest: %s\n", t.worst)
 		fmt.Fprintf(out, "  all of it                                                               p50 %s  p99 %s  max %s\n", at(t.whole, 0.5), at(t.whole, 0.99), at(t.whole, 1))
 	}
 	if len(t.landed) > 0 {
@@ -81,6 +83,19 @@ func (t *tally) print(out io.Writer) {
 	for _, v := range t.violations {
 		fmt.Fprintln(out, "BROKEN:", v)
 	}
+}
+
+// ownTime is what a resumed command is held to.
+const ownTime = 2 * time.Second
+
+// timed takes note of how long the last life of a case needed.
+func (t *tally) timed(name string, whole, own time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.own) == 0 || own > slices.Max(t.own) {
+		t.worst = name
+	}
+	t.whole, t.own = append(t.whole, whole), append(t.own, own)
 }
 
 // at returns the value below which the share q of all lies.

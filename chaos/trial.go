@@ -55,7 +55,7 @@ func (in *instance) play(ctx context.Context, t trial) error {
 		return err
 	}
 	if in.verbose {
-		fmt.Fprintf(in.out, "%s  %s: %s; %s\n", in.name, t.name, strings.Join(p.told, ", "), p.verdict)
+		fmt.Fprintf(in.out, "%s  %s: %s; %s %s\n", in.name, t.name, strings.Join(p.told, ", "), p.verdict, p.reason)
 	}
 	return ctx.Err()
 }
@@ -70,6 +70,7 @@ type played struct {
 	open    bool     // a `once` hook was under way at a kill: the command may not be carried on
 	alive   bool     // the command was accepted and without a result when the agent's last life began
 	verdict protocol.Status
+	reason  string    // of a failure
 	looked  time.Time // when it was looked last whether the command is lost
 	nowhere int       // how often in a row it was nowhere
 }
