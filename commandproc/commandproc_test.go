@@ -64,7 +64,7 @@ func newBench(t *testing.T) *bench {
 		Log:        logfile.NewProcessor(&b.log, hide, time.Now, 4510),
 		Activity:   logfile.NewActivity(&b.activity, hide, time.Now, 3168),
 		Structured: slog.New(slog.DiscardHandler),
-		Now:        time.Now,
+		Now:        time.Now, ResumeLimit: commandproc.DefaultResumeLimit,
 	}
 	for _, name := range []string{"InfraWriteConfig", "DownloadSourceBundle", "EbExtensionPreBuild", "EbExtensionPostBuild", "InfraCleanEbextension"} {
 		b.Infra[name] = b.step(name, protocol.Repeatable, nil)

@@ -11,6 +11,7 @@ import (
 
 	"hostmanager/hooks"
 	"hostmanager/internal/layout"
+	"hostmanager/internal/redact"
 	"hostmanager/journal"
 	"hostmanager/protocol"
 )
@@ -95,6 +96,7 @@ type Processor struct {
 	Log         Log
 	Activity    ActivityLog
 	Structured  *slog.Logger
+	Redact      *redact.Redactor     // for what hooks put out; nil hides nothing
 	OnEvent     func(protocol.Event) // every event at once; they are in the result too
 	Now         func() time.Time
 	UndoTimeout time.Duration // bounds the undoing of one command; it starts when the command failed

@@ -268,6 +268,7 @@ func (r *run) call(dir string, a activity) hooks.Call {
 		Root: r.Root, Dir: dir, Deployment: r.deployment, Env: r.env, Prior: r.prior, Pause: r.job.Pause,
 		Output: newLines(func(line string) { a.log.Output(a.path, line) }),
 		Event:  r.events.add,
+		Redact: r.Redact,
 		Log:    r.Structured.With(slog.String("command", r.job.Request.CommandName), slog.String("request", r.job.Request.RequestID)),
 	}
 }

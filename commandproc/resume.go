@@ -106,7 +106,7 @@ func (r *run) bound(ctx context.Context, past journal.Command) (context.Context,
 // left is what is left of the command's time, which runs from its first start, by the machine's own clock: a corrected one has to learn first
 // how far that is off. A clock that was set back takes nothing from it.
 func (r *run) left() time.Duration {
-	return min(max(r.job.Request.Timeout-time.Since(r.began), 0), r.job.Request.Timeout)
+	return max(r.job.Request.Timeout-max(time.Since(r.began), 0), 0)
 }
 
 // obstacle finds what keeps a command from being taken up at all.
