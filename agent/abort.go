@@ -90,12 +90,13 @@ func (a *Agent) runAbort(ctx context.Context, j commandproc.Job) *protocol.Respo
 	return response
 }
 
-// sayServing puts what serves now into an answer: by that an operator knows what the instances run.
+// sayServing puts what serves now into an answer: by that an operator knows what the instances run. An answer without it is no success.
 func (a *Agent) sayServing(ctx context.Context, entry *protocol.ResponseEntry) {
 	ctx, cancel := context.WithTimeout(ctx, applicationTimeout)
 	defer cancel()
 	app, err := a.Platform.Status(ctx)
 	if err != nil {
+		entry.Status, entry.ReturnCode = protocol.Failure, 1
 		entry.Msg += fmt.Sprintf(" What serves now could not be found out: %v.", err)
 		return
 	}

@@ -41,7 +41,7 @@ func TestVerbs_HaveHelpInTheHouseForm(t *testing.T) {
 }
 
 // TestScripts runs the built command line against a local SQS and S3 of each script's own. "gone ID" registers an instance that is silent, "unqueue ID" deletes its queue. "instance ID MODE..." adds an instance that speaks the
-// wire: ok, fail-build, fail-flip, unhealthy, no-time, silent, and second (nothing at the first command, ok from then on).
+// wire: ok, fail-build, fail-flip, unhealthy, no-time, silent, stuck (answers only an abort), and second (nothing at the first command, ok from then on).
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -126,6 +126,7 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 		"unhealthy": wiretest.FailingBecause(1, protocol.CauseHealthGate),
 		"no-time":   wiretest.FailingBecause(1, protocol.CauseTimeout),
 		"second":    onSecond(wiretest.DockerLike("0123456789ab")),
+		"stuck":     stuck,
 		"silent":    func(*wiretest.Instance, protocol.Command, protocol.Request) ([]string, error) { return nil, nil },
 	}[args[1]]
 	if !ok {
@@ -157,6 +158,15 @@ func addGone(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	_, err = wiretest.New(r.ctx, wiretest.Options{ID: args[0], Record: rec, Queues: r.queues})
 	ts.Check(err)
+}
+
+// stuck answers nothing but an abort.
+func stuck(i *wiretest.Instance, c protocol.Command, r protocol.Request) ([]string, error) {
+	if r.CommandName != protocol.CmdAbort {
+		return nil, nil
+	}
+	body, err := i.Encode(c, r, protocol.ResponseEntry{Status: protocol.Success, Cause: protocol.CauseAborted, Msg: "stuck no more"})
+	return []string{body}, err
 }
 
 // removeQueue deletes an instance's command queue.
