@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"hostmanager/internal/signature"
 	"hostmanager/protocol"
 )
 
@@ -123,17 +124,24 @@ func (r *Record) GetManifest(ctx context.Context, name, sha256 string) (protocol
 // package signature; whether it is the latest, its reader must judge.
 func (r *Record) Current(ctx context.Context) (protocol.Current, error) {
 	key := protocol.CurrentKey(r.id)
-	data, _, err := r.store.Get(ctx, key, maxSmall)
-	if errors.Is(err, ErrNotFound) {
-		return protocol.Current{}, ErrNoCurrent
+	for last, tries := "", 0; ; tries++ {
+		data, etag, err := r.store.Get(ctx, key, maxSmall)
+		if errors.Is(err, ErrNotFound) {
+			return protocol.Current{}, ErrNoCurrent
+		}
+		if err != nil {
+			return protocol.Current{}, fmt.Errorf("read the desired state: %w", err)
+		}
+		err = r.verify(ctx, key, protocol.CurrentSigningBytes(r.id, data))
+		if err == nil {
+			return decodeCurrent(key, data)
+		}
+		// It may have moved on, and its signatures with it, since it was read: then it is another object by now.
+		if !signature.Refused(err) || etag == last || tries == maxSwaps {
+			return protocol.Current{}, fmt.Errorf("verify the desired state: %w", err)
+		}
+		last = etag
 	}
-	if err != nil {
-		return protocol.Current{}, fmt.Errorf("read the desired state: %w", err)
-	}
-	if err := r.verify(ctx, key, protocol.CurrentSigningBytes(r.id, data)); err != nil {
-		return protocol.Current{}, fmt.Errorf("verify the desired state: %w", err)
-	}
-	return decodeCurrent(key, data)
 }
 
 func decodeCurrent(key string, data []byte) (protocol.Current, error) {
