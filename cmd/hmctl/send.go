@@ -35,7 +35,7 @@ is kept and the desired state stays where it is.`,
 	at.flags(cmd)
 	to.flags(cmd)
 	cmd.Flags().StringVar(&q.Data, "data", "", "the request's data: a manifest's file name for deployments")
-	cmd.Flags().StringVar(&q.DataSHA256, "data-sha256", "", "digest of the manifest (default: looked up)")
+	cmd.Flags().StringVar(&q.DataSHA256, "manifest-sha256", "", "digest of the manifest (default: looked up)")
 	cmd.Flags().StringVar(&q.ExecutionData, "execution-data", "", "the request's execution_data")
 	cmd.Flags().IntVar(&stage, "stage", 0, "run only this stage (default: all)")
 	cmd.Flags().BoolVar(&q.SNS, "sns", false, "wrap the message as SNS does")
