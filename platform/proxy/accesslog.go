@@ -50,6 +50,7 @@ type accessLog struct {
 	opened os.FileInfo
 	spare  []byte
 	failed bool
+	torn   bool // the file ends within a line
 }
 
 func newAccessLog(path string, log *slog.Logger) *accessLog {
@@ -170,8 +171,13 @@ func (l *accessLog) flush() {
 		return
 	}
 	err := l.reopenIfMoved()
+	if err == nil && l.torn { // by a disk that was full: what follows begins a line of its own
+		_, err = l.sink.Write([]byte{'\n'})
+	}
 	if err == nil {
-		_, err = l.sink.Write(out)
+		var n int
+		n, err = l.sink.Write(out)
+		l.torn = n > 0 && out[n-1] != '\n'
 	}
 	if err != nil && !l.failed {
 		l.log.Warn("write access log", "path", l.path, "error", err)
