@@ -195,8 +195,7 @@ func (p *Platform) start(ctx context.Context, plan *plannedContainer) (id string
 		if err != nil {
 			return "", err
 		}
-		id, err = p.create(ctx, plan, b, addr)
-		if err != nil {
+		if id, err = p.createDespite(ctx, plan, b, addr); err != nil {
 			return "", err
 		}
 		if err := p.fault("run.created"); err != nil {
@@ -216,6 +215,31 @@ func (p *Platform) start(ctx context.Context, plan *plannedContainer) (id string
 		}
 	}
 }
+
+// strayWait is how long the Engine is given to end what an agent asked it for and did not live to see.
+const strayWait = 10 * time.Second
+
+// createDespite creates the container. The Engine goes on with what it was asked for by an agent that was killed: the container that a resumed
+// command found nothing of a moment ago may come into being now, and its name is taken before anybody can see it. It is removed like any other of an
+// attempt before a crash.
+func (p *Platform) createDespite(ctx context.Context, plan *plannedContainer, b bridge, addr netip.Addr) (string, error) {
+	for limit := time.Now().Add(strayWait); ; {
+		id, err := p.create(ctx, plan, b, addr)
+		if !cerrdefs.IsConflict(err) || time.Now().After(limit) {
+			return id, err
+		}
+		if err := p.removeStale(ctx, plan.name); err != nil {
+			return "", err
+		}
+		select {
+		case <-time.After(strayPause):
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+}
+
+const strayPause = 20 * time.Millisecond
 
 func (p *Platform) create(ctx context.Context, plan *plannedContainer, b bridge, addr netip.Addr) (string, error) {
 	config, host := plan.config, plan.host
