@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -164,9 +165,7 @@ func (i *infra) decode(raw []byte) (prepared, error) {
 
 // learn hides the properties from all output, from now on.
 func (i *infra) learn(m protocol.Manifest) {
-	for _, v := range m.OptionSettings[settings.NSEnvironment] {
-		i.redact.Add(v)
-	}
+	i.redact.Add(slices.Collect(maps.Values(m.OptionSettings[settings.NSEnvironment]))...)
 }
 
 // learnStored hides what the manifests on disk hold; the agent calls it before its first line of log.

@@ -55,6 +55,7 @@ type PlatformSetup struct {
 	Root   layout.Root
 	Config config.Config
 	Logs   *logfile.Set
+	Redact *redact.Redactor
 }
 
 // Built is an agent and what must be let go of after its Run.
@@ -229,7 +230,7 @@ func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
 		Root: b.Root, InstanceID: b.Config.InstanceID, Stack: "awseb-" + b.Config.EnvironmentID + "-stack",
 		Steps: journalSteps{j, b.redact}, Dirs: helpedDirs{dirs, b.disk}, Infra: b.disk.builtins(b.infra.builtins()),
 		Prepare: b.disk.reserving(b.infra.Prepare), Commit: b.disk.builtin(b.infra.commit()), Settle: b.disk.settling(b.infra.settle),
-		Log: b.logs.Processor, Activity: b.logs.Activity, Structured: b.logs.Structured,
+		Log: b.logs.Processor, Activity: b.logs.Activity, Structured: b.logs.Structured, Redact: b.redact,
 		OnEvent: func(e protocol.Event) { agent.event(e) }, Now: b.Now,
 		ResumeLimit: b.Config.ResumeLimit, CleanupTimeout: b.Config.CleanupTimeout,
 	}
@@ -250,7 +251,7 @@ func (b *builder) assemble(j *journal.Journal) (*Agent, error) {
 }
 
 func (b *builder) platform() (Platform, map[string][]hooks.Builtin, error) {
-	setup := PlatformSetup{Root: b.Root, Config: b.Config, Logs: b.logs}
+	setup := PlatformSetup{Root: b.Root, Config: b.Config, Logs: b.logs, Redact: b.redact}
 	if b.Setup.Platform != nil {
 		return b.Setup.Platform(setup)
 	}

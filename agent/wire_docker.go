@@ -14,7 +14,7 @@ type dockerPlatform struct{ *docker.Platform }
 
 func newDockerPlatform(s PlatformSetup) (dockerPlatform, error) {
 	p, err := docker.New(docker.Options{
-		Root: s.Root, Namespace: s.Config.DockerNamespace, Valve: valve{proxy.NewClient(s.Root)}, Log: s.Logs.Structured,
+		Root: s.Root, Namespace: s.Config.DockerNamespace, Valve: valve{proxy.NewClient(s.Root)}, Log: s.Logs.Structured, Redact: s.Redact,
 		Keep: s.Config.KeepVersions, WholeEngine: s.Config.DockerGC == "engine", BuildCache: s.Config.BuildCache,
 	})
 	return dockerPlatform{p}, err

@@ -27,6 +27,7 @@ const (
 	maxEvents     = 500
 	maxDocument   = 64 << 10
 	maxMessage    = 4 << 10
+	maxProblem    = 120
 )
 
 // eventFile is the file behind EB_EVENT_FILE, read piece by piece.
@@ -100,9 +101,10 @@ func (f *eventFile) report(call *Call, hook string, last bool) {
 		call.Event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("The events of hook %s could not be read: %v.", hook, err)})
 		return
 	}
-	events, used, problems := parseEvents(data, last || cut)
+	events, used, problems := parseEvents(data, last && !cut) // the end of what is cut may be half of anything
 	f.off += int64(used)
 	for _, e := range events {
+		e.Msg = shorten(call.Redact.String(e.Msg), maxMessage)
 		call.Event(e)
 	}
 	if cut {
@@ -111,8 +113,16 @@ func (f *eventFile) report(call *Call, hook string, last bool) {
 	}
 	if len(problems) > 0 {
 		call.Event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf(
-			"Hook %s wrote events that could not be used (%d problems, the first: %s).", hook, len(problems), problems[0])})
+			"Hook %s wrote events that could not be used (%d problems, the first: %s).", hook, len(problems), shorten(call.Redact.String(problems[0]), maxProblem))})
 	}
+}
+
+// shorten cuts a text that is too long, which comes after masking: half a secret would not be found.
+func shorten(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "..."
 }
 
 // more reads what was appended, up to the bound. The hook owns the name, so what stands there now may be anything.
@@ -212,7 +222,7 @@ func parseDocument(doc []byte) ([]protocol.Event, error) {
 	}
 	var w wireEvent
 	if err := yaml.Unmarshal(doc, &w); err != nil {
-		return nil, fmt.Errorf("neither JSON nor YAML: %.60q", firstLineOf(doc))
+		return nil, fmt.Errorf("neither JSON nor YAML: %q", firstLineOf(doc))
 	}
 	e, err := w.event()
 	if e.Msg == "" {
@@ -257,9 +267,6 @@ func (w wireEvent) event() (protocol.Event, error) {
 			return protocol.Event{}, errors.New("a document without msg, or with one that is no text")
 		}
 		return protocol.Event{}, nil // blank messages are dropped, as ever
-	}
-	if len(msg) > maxMessage {
-		msg = strings.ToValidUTF8(msg[:maxMessage], "") + "..."
 	}
 	e := protocol.Event{Msg: msg}
 	var err error

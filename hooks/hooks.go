@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"hostmanager/internal/layout"
+	"hostmanager/internal/redact"
 	"hostmanager/protocol"
 )
 
@@ -45,6 +46,7 @@ type Call struct {
 	Output     io.Writer            // the hook's output, line by line into the activity log; safe for concurrent use
 	Event      func(protocol.Event) // reports an event; the zero Time means now
 	Log        *slog.Logger
+	Redact     *redact.Redactor // hides secrets in what programs put out, before any of it is cut, kept or passed on; nil hides nothing
 	// Save journals v (JSON) before the effect it describes, so that Undo can find its way after a crash. It may be called again; the last
 	// value counts.
 	Save  func(v any) error

@@ -37,7 +37,7 @@ func (s *sequence) file(ctx context.Context, e entry, call Call) error {
 	}
 	d := call.Deployment
 	c := proc.Command{
-		Path: e.path, Dir: s.dir, Env: env, Output: call.Output, Log: call.Log, Grace: s.grace, Within: s.spawned.within,
+		Path: e.path, Dir: s.dir, Env: env, Output: call.Output, Mask: call.Redact.Writer, Log: call.Log, Grace: s.grace, Within: s.spawned.within,
 		MayDetach: func(file io.Reader) bool { return readDeclaration(file).detach },
 		Asked: []slog.Attr{
 			slog.String("command", d.CommandName), slog.String("request_id", d.RequestID), slog.String("invocation_id", d.InvocationID),

@@ -3,6 +3,7 @@ package proc
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -16,6 +17,7 @@ import (
 type output struct {
 	c    *Command
 	r, w *os.File
+	in   io.WriteCloser // what is read goes here, and from it, masked, to take
 	done chan struct{}
 
 	line   []byte // begun and not yet passed on
@@ -34,8 +36,22 @@ func newOutput(c *Command) (*output, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make pipe for output: %w", err)
 	}
-	return &output{c: c, r: r, w: w, done: make(chan struct{})}, nil
+	o := &output{c: c, r: r, w: w, done: make(chan struct{})}
+	if o.in = taker(o.take); c.Mask != nil {
+		o.in = c.Mask(o.in)
+	}
+	return o, nil
 }
+
+// taker is take as a writer that never fails.
+type taker func(p []byte)
+
+func (t taker) Write(p []byte) (int, error) {
+	t(p)
+	return len(p), nil
+}
+
+func (taker) Close() error { return nil }
 
 // abandon is for a process that never started.
 func (o *output) abandon() {
@@ -50,7 +66,7 @@ func (o *output) copy() {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := o.r.Read(buf)
-		o.take(buf[:n])
+		_, _ = o.in.Write(buf[:n])
 		if err != nil {
 			if os.IsTimeout(err) {
 				o.rest(buf)
@@ -58,6 +74,7 @@ func (o *output) copy() {
 			break
 		}
 	}
+	_ = o.in.Close()
 	o.flush()
 	o.passEnd()
 }
@@ -131,7 +148,7 @@ func (o *output) rest(buf []byte) {
 			o.held = errno == unix.EAGAIN
 			return
 		}
-		o.take(buf[:n])
+		_, _ = o.in.Write(buf[:n])
 		left -= n
 	}
 	o.held = true

@@ -46,7 +46,9 @@ type Command struct {
 	Dir    string    // working directory; empty: this process's own
 	Env    []string  // KEY=VALUE, the whole environment; nothing is inherited
 	Output io.Writer // gets stdout and stderr, every Write one line that ends in \n; nil discards. A Write that blocks holds the child
-	Log    *slog.Logger
+	// Mask, where set, makes the way of the output to w: it passes everything before it is cut, kept or passed on, and is closed at the end.
+	Mask func(w io.Writer) io.WriteCloser
+	Log  *slog.Logger
 
 	Grace   time.Duration // between SIGTERM and SIGKILL; default DefaultGrace
 	Drain   time.Duration // how long to read on when the process has ended but its output is still held open; default DefaultDrain

@@ -18,6 +18,7 @@ import (
 
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/redact"
 	"hostmanager/platform/settings"
 	"hostmanager/protocol"
 )
@@ -96,11 +97,11 @@ func (p *Platform) openBuildLog(release string) (*os.File, error) {
 // buildTwice builds, and once more only where it was not the build that failed: a broken Dockerfile breaks again, and costs as long.
 func (p *Platform) buildTwice(ctx context.Context, c *hooks.Call, src source, out io.Writer) (string, error) {
 	last := tail{limit: maxTail}
-	id, err := p.build(ctx, src, io.MultiWriter(out, &last))
+	id, err := p.build(ctx, src, out, &last)
 	if err != nil && !errors.Is(err, errBuildStep) && ctx.Err() == nil {
 		report(c, protocol.Warn, "Failed to build Docker image %s, retrying...", stagingImage)
 		last = tail{limit: maxTail}
-		id, err = p.build(ctx, src, io.MultiWriter(out, &last))
+		id, err = p.build(ctx, src, out, &last)
 	}
 	switch {
 	case err == nil:
@@ -115,8 +116,10 @@ func (p *Platform) buildTwice(ctx context.Context, c *hooks.Call, src source, ou
 	})
 }
 
-// build builds once. Whatever goes wrong also stands at the end of out.
-func (p *Platform) build(ctx context.Context, src source, out io.Writer) (string, error) {
+// build builds once. Whatever goes wrong also stands at the end of log and last, which hold no secrets.
+func (p *Platform) build(ctx context.Context, src source, log io.Writer, last *tail) (string, error) {
+	out := p.hide.Writer(io.MultiWriter(log, last))
+	defer out.Close()
 	id, err := p.buildWith(ctx, build.BuilderBuildKit, src, out)
 	if refusesBuildKit(err) {
 		fmt.Fprintln(out, "The Engine has no BuildKit, building with the classic builder.")
@@ -163,7 +166,7 @@ func (p *Platform) buildWith(ctx context.Context, builder build.BuilderVersion, 
 		err = &refusedError{err}
 	} else {
 		var layers classicLayers
-		id, err = followBuild(response.Body, io.MultiWriter(out, &layers))
+		id, err = followBuild(response.Body, io.MultiWriter(out, &layers), p.hide)
 		drainAndClose(response.Body)
 		if err != nil {
 			p.dropLayers(ctx, layers.made)
@@ -200,10 +203,10 @@ func (p *Platform) supply(ctx context.Context, tree *buildContext, options *buil
 }
 
 // followBuild copies the build's output and returns the id of the image. A failed step wraps errBuildStep.
-func followBuild(body io.Reader, out io.Writer) (id string, err error) {
+func followBuild(body io.Reader, out io.Writer, hide *redact.Redactor) (id string, err error) {
 	trace := newBuildTrace(out)
 	err = eachMessage(body, func(m streamMessage) error {
-		if text := m.failure(); text != "" {
+		if text := m.failure(hide); text != "" {
 			return fmt.Errorf("%w: %s", errBuildStep, text)
 		}
 		switch {

@@ -30,6 +30,7 @@ import (
 
 	"hostmanager/hooks"
 	"hostmanager/internal/layout"
+	"hostmanager/internal/redact"
 	"hostmanager/platform/settings"
 )
 
@@ -60,6 +61,8 @@ type Options struct {
 	Host      string // of the Engine; "" means DOCKER_HOST, else the local socket
 	Valve     Valve
 	Log       *slog.Logger
+	// Redact hides secrets in what builds, pulls and containers put out, wherever that is kept, cut or passed on. Nil hides nothing.
+	Redact *redact.Redactor
 	// Keep is how many versions that ran well stay on the instance, the one that serves among them; less than DefaultKeep counts as that.
 	Keep int
 	// WholeEngine says that nobody else uses the Engine: BuildKit's cache is then held within BuildCache bytes, and pulled images that lost their
@@ -86,6 +89,7 @@ type Platform struct {
 	cli   *client.Client
 	valve Valve
 	log   *slog.Logger
+	hide  *redact.Redactor
 	pool  netip.Prefix
 
 	life  context.Context // of the background work
@@ -135,7 +139,7 @@ func New(o Options) (*Platform, error) {
 	}
 	p := &Platform{
 		keep: max(o.Keep, DefaultKeep), wholeEngine: o.WholeEngine, buildCache: o.BuildCache,
-		root: o.Root, names: newNames(o.Namespace), cli: cli, valve: o.Valve, log: o.Log, pool: pool.Masked(),
+		root: o.Root, names: newNames(o.Namespace), cli: cli, valve: o.Valve, log: o.Log, hide: o.Redact, pool: pool.Masked(),
 		fault: func(string) error { return nil }, hurry: make(chan struct{}),
 	}
 	if p.buildCache <= 0 {

@@ -78,7 +78,7 @@ func (in instance) target() Target {
 	return t
 }
 
-// lastOutput returns the end of a container's output, standard output and error in the order in which the Engine got them.
+// lastOutput returns the end of a container's output without secrets, standard output and error in the order in which the Engine got them.
 func (p *Platform) lastOutput(ctx context.Context, id string) *tail {
 	last := &tail{limit: maxTail}
 	body, err := p.cli.ContainerLogs(ctx, id, container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: "50"})
@@ -86,13 +86,15 @@ func (p *Platform) lastOutput(ctx context.Context, id string) *tail {
 		return last
 	}
 	defer body.Close()
+	masked := p.hide.Writer(last)
 	frames := newFrames(body)
 	for {
 		payload, err := frames.next()
 		if err != nil {
+			_ = masked.Close()
 			return last
 		}
-		_, _ = last.Write(payload)
+		_, _ = masked.Write(payload)
 	}
 }
 

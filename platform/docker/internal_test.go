@@ -137,7 +137,7 @@ func FuzzFollowBuild(f *testing.F) {
 	f.Add([]byte(`{"id":"moby.buildkit.trace","aux":"CgYKAWESAWI="}` + "\r\n" + `{"id":"moby.image.id","aux":{"ID":"sha256:x"}}` + "\n" + `{"stream":"Step 1"}`))
 	f.Add([]byte(`{"errorDetail":{"code":2,"message":"m"},"error":"e"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_, _ = followBuild(bytes.NewReader(data), io.Discard)
+		_, _ = followBuild(bytes.NewReader(data), io.Discard, nil)
 	})
 }
 

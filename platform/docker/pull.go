@@ -13,6 +13,7 @@ import (
 	"github.com/docker/docker/api/types/image"
 
 	"hostmanager/hooks"
+	"hostmanager/internal/redact"
 	"hostmanager/protocol"
 )
 
@@ -33,14 +34,14 @@ type streamMessage struct {
 	Aux json.RawMessage `json:"aux"`
 }
 
-// failure is what the message says went wrong, "" where nothing did. It may hold the whole output of a step: the end is kept.
-func (m streamMessage) failure() string {
+// failure is what the message says went wrong, without secrets, "" where nothing did. It may hold the whole output of a step: the end is kept.
+func (m streamMessage) failure(hide *redact.Redactor) string {
 	text := m.Error
 	if m.Detail != nil && m.Detail.Message != "" {
 		text = m.Detail.Message
 	}
 	last := tail{limit: maxTail}
-	_, _ = last.Write([]byte(text))
+	_, _ = last.Write([]byte(hide.String(text)))
 	return last.last(maxTail)
 }
 
@@ -98,11 +99,11 @@ func (p *Platform) needsPull(ctx context.Context, ref string, update bool) (bool
 
 func (p *Platform) pullTwice(ctx context.Context, c *hooks.Call, ref string, log io.Writer) error {
 	last := tail{limit: maxTail}
-	err := p.pull(ctx, ref, io.MultiWriter(log, &last))
+	err := p.pull(ctx, ref, log, &last)
 	if err != nil && ctx.Err() == nil {
 		report(c, protocol.Warn, "Failed to pull Docker image %s, retrying...", ref)
 		last = tail{limit: maxTail}
-		err = p.pull(ctx, ref, io.MultiWriter(log, &last))
+		err = p.pull(ctx, ref, log, &last)
 	}
 	if err == nil {
 		report(c, protocol.Trace, "Successfully pulled %s", ref)
@@ -118,8 +119,10 @@ func (p *Platform) pullTwice(ctx context.Context, c *hooks.Call, ref string, log
 	})
 }
 
-// pull pulls once. Whatever goes wrong also stands at the end of out.
-func (p *Platform) pull(ctx context.Context, ref string, out io.Writer) error {
+// pull pulls once. Whatever goes wrong also stands at the end of log and last, which hold no secrets.
+func (p *Platform) pull(ctx context.Context, ref string, log io.Writer, last *tail) error {
+	out := p.hide.Writer(io.MultiWriter(log, last))
+	defer out.Close()
 	err := p.pullStream(ctx, ref, out)
 	if err != nil {
 		fmt.Fprintln(out, err)
@@ -134,7 +137,7 @@ func (p *Platform) pullStream(ctx context.Context, ref string, out io.Writer) er
 	}
 	defer drainAndClose(body)
 	return eachMessage(body, func(m streamMessage) error {
-		if text := m.failure(); text != "" {
+		if text := m.failure(p.hide); text != "" {
 			return errors.New(text)
 		}
 		if len(m.Progress) <= len("{}") && m.Status != "" { // bars are for terminals
