@@ -38,7 +38,7 @@ type collection struct {
 const (
 	collectEvery   = time.Hour
 	collectShort   = 10 * time.Minute // between two collections because the disk is short
-	collectTimeout = 2 * time.Minute
+	collectTimeout = 30 * time.Second
 )
 
 // How many of what is set aside stays, the latest first.

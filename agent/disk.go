@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -144,24 +145,23 @@ func (k *diskKeeper) explain(d hooks.Deployment, err error) error {
 	if err == nil || errors.As(err, &known) {
 		return err
 	}
-	told := disk.Full(err)
+	told, spaces := disk.Full(err), k.spaces()
+	isFull := slices.ContainsFunc(spaces, full)
+	if told || isFull {
+		k.release("a command that failed")
+	}
+	var other commandproc.WithCause
+	if !told && (!isFull || errors.As(err, &other) && other.FailureCause() != "") {
+		return err // it has nothing to do with it, or knows better
+	}
 	var texts []string
-	for _, s := range k.spaces() {
-		if full(s) {
+	for _, s := range spaces {
+		need := k.needOn(s, d)
+		gaveBack := !isFull && (need.Bytes > s.Bytes || s.Inodes >= 0 && need.Inodes > s.Inodes || short(s))
+		if full(s) || gaveBack {
 			texts = append(texts, k.describe(s, d))
 		}
 	}
-	if !told && len(texts) == 0 {
-		return err
-	}
-	if len(texts) == 0 { // it gave back what it had taken
-		for _, s := range k.spaces() {
-			if need := k.needOn(s, d); need.Bytes > s.Bytes || s.Inodes >= 0 && need.Inodes > s.Inodes || short(s) {
-				texts = append(texts, k.describe(s, d))
-			}
-		}
-	}
-	k.release("a command that failed")
 	text := "the disk is full"
 	if len(texts) > 0 {
 		text += " (" + strings.Join(texts, "; ") + "; free some room and try again)"
