@@ -322,8 +322,9 @@ func TestFleetAbort_TooLateOrTooEarly(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range c.members {
-		eventually(t, m.id+" has it", func() bool {
-			return m.serves() == "v2" && strings.Contains(m.read(m.root.Log("hostmanager.log")), `"command finished","command":"CMD-AppDeploy"`)
+		eventually(t, m.id+" is through", func() bool {
+			status, err := agent.AskStatus(t.Context(), m.root)
+			return err == nil && len(status.Commands) > 0 && status.Commands[0].StageNum == nil && status.Commands[0].Verdict == protocol.Success
 		})
 	}
 	_, out, err = c.abort()
