@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +41,29 @@ func sample() protocol.Command {
 	}
 }
 
-// The bytes as docs/protocol.md gives them, so that nobody changes them by chance.
+// The example that other implementations are held to is held to ours.
+func TestSigningBytes_TheDocumentsExampleIsGood(t *testing.T) {
+	manual, err := os.ReadFile("../docs/signed-orders.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(manual), "```json\n")
+	body, rest, _ := strings.Cut(rest, "\n```")
+	public := regexp.MustCompile("`(example:[^`]+)`").FindStringSubmatch(rest)
+	if public == nil {
+		t.Fatal("the document gives no key")
+	}
+	key, err := signature.ParseKey(public[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := protocol.DecodeCommand([]byte(body))
+	if err != nil || signature.NewKeys(key).Verify(c.Signature.KeyID, c.SigningBytes(), c.Signature.Value) != nil {
+		t.Errorf("%s: %v, %v", body, err, signature.NewKeys(key).Verify(c.Signature.KeyID, c.SigningBytes(), c.Signature.Value))
+	}
+}
+
+// The bytes as docs/signed-orders.md gives them, so that nobody changes them by chance.
 func TestSigningBytes_AreThoseOfTheDocument(t *testing.T) {
 	want := "686f73746d616e6167657220636f6d6d616e6420763100" + // hostmanager command v1, NUL
 		"0000000000000003" + hex.EncodeToString([]byte("e-1")) +
