@@ -263,6 +263,9 @@ func TestFleetAbort_PutsBackWhoHasIt(t *testing.T) {
 		}
 	}
 	c.settled(environment.Succeeded, "v1") // the way back was a deployment of its own
+	if d, _, err := c.record.LastDeployment(t.Context()); err != nil || d.Restores != 1 {
+		t.Errorf("the way back says it restores serial %d, %v", d.Restores, err)
+	}
 	must(t, os.Remove(c.members[1].root.HookDir("appdeploy/enact/02wait")))
 	c.deployed("v3")
 }

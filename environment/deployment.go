@@ -94,6 +94,7 @@ type Deployment struct {
 	Steps        []Step    `json:"steps"`
 	Stages       []Stage   `json:"stages"`
 	Abort        *Abort    `json:"abort,omitempty"`
+	Restores     int64     `json:"restores,omitempty"` // the serial whose content it brings back to some instances; the others have it
 	StartedAt    time.Time `json:"started_at"`
 	UpdatedAt    time.Time `json:"updated_at"`
 	Revision     string    `json:"revision"` // unique per write

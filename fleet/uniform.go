@@ -75,7 +75,7 @@ func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortRe
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	_, m, err := f.Record.CurrentManifest(ctx)
+	current, m, err := f.Record.CurrentManifest(ctx)
 	if errors.Is(err, environment.ErrNoCurrent) {
 		f.say(protocol.Error, "[%s] run version %s, and there is no version before it to go back to. Deploy one with `hmctl deploy`.", listed(ids), aborted.d.VersionLabel)
 		return nil, fmt.Errorf("%s run version %s: %w", listed(ids), aborted.d.VersionLabel, err)
@@ -85,6 +85,7 @@ func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortRe
 	}
 	f.say(protocol.Warn, "[%s] already run version %s and go back to %s.", listed(ids), aborted.d.VersionLabel, m.VersionLabel)
 	o := f.newOperation(rollbackKind(aborted.kind, m.VersionLabel), t, aborted.timeout(), 0, 1)
+	o.d.Restores = current.Serial
 	if err := o.prepare(ctx, m); err != nil {
 		return nil, err
 	}

@@ -88,13 +88,18 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 	}
 	instances, unreadable, err := f.Record.Instances(ctx)
 	for _, i := range instances {
-		behind := s.Current != nil && i.Serial != s.Current.Serial
+		behind := s.Current != nil && i.Serial != s.Current.Serial && !(s.restored() && i.Serial == s.Deployment.Restores)
 		s.Instances = append(s.Instances, instanceLine{i, i.Silent(time.Now()), behind})
 	}
 	for _, u := range unreadable {
 		s.Unreadable = append(s.Unreadable, fmt.Sprintf("%s: %v", u.Key, u.Err))
 	}
 	return s, err
+}
+
+// restored tells whether the desired version is one that was brought back to some instances after an abort; the others never lost it.
+func (s statusLine) restored() bool {
+	return s.Deployment != nil && s.Deployment.Restores > 0 && s.Deployment.Serial == s.Current.Serial
 }
 
 func printStatus(p *cli.Printer, s statusLine, now time.Time) {
@@ -107,7 +112,9 @@ func printStatus(p *cli.Printer, s statusLine, now time.Time) {
 	printLock(p, s.Lock, now)
 	if d := s.Deployment; d != nil {
 		p.Text("Last deployment: %d (%s, %s) by %s %s ago: %s%s", d.ID, d.VersionLabel, d.Command, d.Holder, age(now, d.StartedAt), d.State, after(d.Failure))
-		if !d.State.Terminal() && !alive(s.Lock, now) {
+		if d.Abort != nil && !d.State.Terminal() {
+			p.Text("                 being aborted by %s; `hmctl abort` carries that on", d.Abort)
+		} else if !d.State.Terminal() && !alive(s.Lock, now) {
 			p.Text("                 unfinished: `hmctl deploy --resume` finishes it, `hmctl abort` takes it back")
 		}
 	}

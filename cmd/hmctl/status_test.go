@@ -88,3 +88,24 @@ func TestStatus_SaysWhatIsUnfinished(t *testing.T) {
 		}
 	}
 }
+
+// TestStatus_OfAnAbort: one that is under way, and one that put some instances back: the others are not behind.
+func TestStatus_OfAnAbort(t *testing.T) {
+	var out bytes.Buffer
+	cmd := &cobra.Command{}
+	cmd.SetOut(&out)
+	running := &environment.Deployment{State: environment.Running, Abort: &environment.Abort{By: "anna", Reason: "wrong"}}
+	printStatus(cli.PrinterFor(cmd), statusLine{Deployment: running}, time.Now())
+	if !strings.Contains(out.String(), "being aborted by anna: wrong; `hmctl abort` carries that on") || strings.Contains(out.String(), "unfinished") {
+		t.Errorf("says:\n%s", out.String())
+	}
+	s := statusLine{Current: &currentLine{}, Deployment: &environment.Deployment{Serial: 3, Restores: 1}}
+	s.Current.Serial = 3
+	if !s.restored() {
+		t.Error("not restored")
+	}
+	s.Current.Serial = 4
+	if s.restored() {
+		t.Error("restored by another deployment")
+	}
+}
