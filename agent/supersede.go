@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,7 +14,7 @@ import (
 // supersede answers a deployment whose turn has come while a newer one waits behind it: bringing its version would be work for nothing. Nil: it
 // is to run. It is judged when the turn comes, so it is judged again after a crash.
 func (a *Agent) supersede(j commandproc.Job) *protocol.Response {
-	for _, newer := range a.exclusive.behind() {
+	for _, newer := range slices.Backward(a.exclusive.behind()) {
 		if !supersedes(newer.Request, j.Request) || fromBoot(j.Command) || fromBoot(newer.Command) {
 			continue
 		}

@@ -123,13 +123,22 @@ func Open(path string, opts Options) (*Journal, error) {
 	return j, nil
 }
 
+// lockPatience is how long a start waits for a lock that may be about to go: a child that the agent was starting when it was killed has it until
+// its program begins.
+const lockPatience = time.Second
+
 // takeLock locks a file of its own: the journal itself is replaced by compaction, and a lock goes with the replaced file.
 func takeLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open journal lock: %w", err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 100) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			break
+		}
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		holder := make([]byte, 32)
 		n, _ := f.Read(holder)
