@@ -31,7 +31,7 @@ func playOperator(ctx context.Context, at *site) (err error) {
 	takes := time.Since(began)
 	fmt.Fprintf(at.out, "a clean hmctl deploy takes %s with what follows it\n", takes.Round(time.Millisecond))
 	for n := range max(3, at.kills/20) {
-		o := operation{instance: in, label: fmt.Sprintf("o-%d", n+1), killed: true}
+		o := operation{instance: in, label: fmt.Sprintf("o-%d", n+1)}
 		agent := time.Duration(0)
 		if r.Float64() < 0.3 {
 			agent = time.Duration(r.Float64() * float64(takes))
@@ -46,8 +46,7 @@ func playOperator(ctx context.Context, at *site) (err error) {
 // operation is one deployment by hmctl.
 type operation struct {
 	*instance
-	label  string
-	killed bool
+	label string
 }
 
 // deploy begins the deployment, kills hmctl after some time, and the agent too where a time is given, has another hmctl finish it, and looks.
@@ -73,6 +72,9 @@ func (o operation) deploy(ctx context.Context, after, agent time.Duration) error
 	}
 	o.tally.count(func(t *tally) { t.commands++ })
 	status := p.cmd.ProcessState.ExitCode()
+	if !p.struck() && status != 0 && agent == 0 {
+		o.tally.violate(&o.tally.wrong, "%s %s: nobody was killed, and hmctl deploy ended with status %d", o.name, o.label, status)
+	}
 	if p.struck() {
 		if status, err = o.takeOver(); err != nil {
 			return err
@@ -154,7 +156,7 @@ func (o operation) judge(ctx context.Context, status int) error {
 func (o operation) operate(args ...string) (*process, error) {
 	args = append(args, "--environment", o.name, "--bucket", bucket)
 	cmd := exec.Command(o.built.hmctl, args...)
-	cmd.Env = append(o.environ(), "AWS_ACCESS_KEY_ID=operator")
+	cmd.Env = append(o.environ(), "AWS_ACCESS_KEY_ID=operator", "HMCTL_SIGNING_KEY="+o.keyFile())
 	cmd.Dir = o.dir
 	out, err := os.OpenFile(o.dir+"/hmctl.out", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -22,6 +22,8 @@ import (
 	"hostmanager/environment"
 	"hostmanager/fleet/record"
 	"hostmanager/internal/layout"
+	"hostmanager/internal/signature"
+	"hostmanager/internal/signature/signing"
 	"hostmanager/protocol"
 )
 
@@ -56,6 +58,7 @@ type instance struct {
 	queues  *queue.Client
 	objects *objects.Client
 	record  *environment.Record
+	key     signing.Key // that the agent obeys
 	engine  engine
 	inbox   string // URLs of its queues
 	outbox  string
@@ -126,6 +129,13 @@ func (in *instance) connect(ctx context.Context) (err error) {
 	if in.record, err = record.Open(in.objects, bucket, in.name); err != nil {
 		return err
 	}
+	if in.key, err = signing.Generate(); err != nil {
+		return err
+	}
+	in.record = in.record.Secured(in.key, signature.NewKeys(in.key.Public("chaos")))
+	if err := in.key.WriteFile(in.keyFile()); err != nil {
+		return err
+	}
 	if err := in.objects.CreateBucket(ctx, bucket); err != nil {
 		return err
 	}
@@ -177,9 +187,11 @@ func (in *instance) environ() []string {
 	return append(own, "AWS_ENDPOINT_URL="+in.aws.URL(), "AWS_REGION="+region, "AWS_ACCESS_KEY_ID="+agentKey, "AWS_SECRET_ACCESS_KEY=local",
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null",
 		"HOSTMANAGER_ENVIRONMENT_ID="+in.name, "HOSTMANAGER_INSTANCE_ID="+in.name, "HOSTMANAGER_BUCKET="+bucket, "HOSTMANAGER_REGION="+region,
-		"HOSTMANAGER_DOCKER_NAMESPACE="+in.name, "HOSTMANAGER_LISTEN="+in.listen, "HOSTMANAGER_INSECURE_UNSIGNED=true",
+		"HOSTMANAGER_DOCKER_NAMESPACE="+in.name, "HOSTMANAGER_LISTEN="+in.listen, "HOSTMANAGER_TRUSTED_KEYS="+in.key.Public("chaos").String(),
 		strikeVariable+"="+in.strikeFile())
 }
+
+func (in *instance) keyFile() string { return filepath.Join(in.dir, "signing-key.pem") }
 
 func (in *instance) strikeFile() string { return filepath.Join(in.dir, "strike.json") }
 

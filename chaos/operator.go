@@ -88,7 +88,9 @@ type order struct {
 func (in *instance) prepare(ctx context.Context, kind string) (order, error) {
 	in.sent++
 	o := order{kind: kind, invocation: fmt.Sprintf("%s-%04d-%s", kind, in.sent, word()), version: in.version, answer: in.serves}
-	o.request = protocol.Request{CommandName: protocol.CmdRestartAppServer, RequestID: o.invocation}
+	o.request = protocol.Request{
+		CommandName: protocol.CmdRestartAppServer, RequestID: o.invocation, EnvironmentID: in.name, InstanceIDs: []string{in.name},
+	}
 	switch kind {
 	case restart:
 		return o, nil
@@ -120,10 +122,14 @@ func (in *instance) send(ctx context.Context, o order) error {
 	if err != nil {
 		return err
 	}
-	body, err := protocol.Command{
+	c := protocol.Command{
 		DispatcherID: "chaos", CommandName: "ElasticBeanstalkCommand-AWSEBAutoScalingGroup", InvocationID: o.invocation,
 		Expiration: time.Now().Add(10 * time.Minute), ResultQueue: in.outbox, Data: data,
-	}.Encode()
+	}
+	if c.Signature, err = in.record.Sign(ctx, c.SigningBytes()); err != nil {
+		return err
+	}
+	body, err := c.Encode()
 	if err != nil {
 		return err
 	}

@@ -35,8 +35,8 @@ func plantedBugs() []plantedBug {
 		{
 			name: "delete before accept",
 			changes: []change{{
-				File: "agent/intake.go", Old: "if err := a.take(m); err != nil {",
-				New: "_ = a.Queue.Delete(ctx, url, m.Receipt)\nif err := a.take(m); err != nil {",
+				File: "agent/intake.go", Old: "err := a.take(m)\n",
+				New: "_ = a.Queue.Delete(ctx, url, m.Receipt)\nerr := a.take(m)\n",
 			}},
 			kind: restart, place: before, record: "accepted", shows: "the command is lost",
 		},

@@ -254,7 +254,10 @@ func (st *stand) manifest(ctx context.Context, app string) (protocol.Request, er
 
 // send puts a command on the instance's queue and returns its invocation id.
 func (st *stand) send(ctx context.Context, r protocol.Request, n int) (string, error) {
-	r.EnvironmentID, r.InstanceIDs = envID, []string{instanceID}
+	r.EnvironmentID = envID
+	if len(r.InstanceIDs) == 0 {
+		r.InstanceIDs = []string{instanceID}
+	}
 	r.RequestID = fmt.Sprintf("bench-%d-%d", time.Now().UnixNano(), n)
 	data, err := r.Encode()
 	if err != nil {
