@@ -25,7 +25,7 @@ type output struct {
 	failed bool   // the log refused a line
 	held   bool
 
-	passed int64  // bytes given to split, up to c.Head where that bounds them
+	cost   int64  // of what was given to split, up to c.Head where that bounds it
 	end    []byte // what came after, the last c.End bytes of it as a ring
 	at     int    // where in the ring the next byte goes, once it is full
 	beyond int64  // bytes that came after
@@ -87,20 +87,38 @@ func (o *output) flush() {
 	}
 }
 
+// lineCost is what a line costs beside its bytes: logs write a prefix to each, and a million empty lines are a flood too.
+const lineCost = 128
+
 // take is given the output as it comes.
 func (o *output) take(p []byte) {
 	o.keep(p)
 	if o.c.Head > 0 {
-		room := int(min(o.c.Head-o.passed, int64(len(p))))
+		head := o.c.Head - o.cost
+		room := 0
+		for room < len(p) && head > 0 && o.beyond == 0 {
+			n := bytes.IndexByte(p[room:], '\n') + 1
+			if n == 0 {
+				n = len(p) - room
+			}
+			n = int(min(int64(n), head))
+			head -= int64(n)
+			if room += n; p[room-1] == '\n' {
+				head -= lineCost
+			}
+		}
+		o.cost = o.c.Head - head
 		o.store(p[room:])
 		p = p[:room]
 	}
-	o.passed += int64(len(p))
 	o.split(p)
 }
 
 // store keeps what is beyond the head, as much of its end as is to be passed on.
 func (o *output) store(p []byte) {
+	if len(p) == 0 {
+		return
+	}
 	o.beyond += int64(len(p))
 	limit := int(o.c.End)
 	if len(p) > limit {
@@ -120,6 +138,7 @@ func (o *output) passEnd() {
 		return
 	}
 	end := append(o.end[o.at:len(o.end):len(o.end)], o.end[:o.at]...)
+	end = affordable(end, o.c.End)
 	if left := o.beyond - int64(len(end)); left > 0 {
 		if i := bytes.IndexByte(end, '\n'); i >= 0 && i < len(end)-1 { // from a whole line on
 			left += int64(i + 1)
@@ -130,6 +149,19 @@ func (o *output) passEnd() {
 	o.line = o.line[:0]
 	o.split(end)
 	o.flush()
+}
+
+// affordable returns the end of p, from a whole line on where it has several, that costs no more than budget.
+func affordable(p []byte, budget int64) []byte {
+	at, cost := len(p), int64(0)
+	for at > 0 {
+		n := at - 1 - bytes.LastIndexByte(p[:at-1], '\n')
+		if cost += int64(n) + lineCost; cost > budget && at < len(p) {
+			break
+		}
+		at -= n
+	}
+	return p[at:]
 }
 
 // rest reads what lies in the pipe when the deadline has passed: on a slow machine that can be the process's own last words.

@@ -56,7 +56,8 @@ type Command struct {
 	Tail    int           // bytes of the end of the output kept for the error; default DefaultTail
 
 	// Head and End bound the output that is passed on: of a longer one the first Head and the last End bytes, and between them a line that says
-	// how much was left out. The end is passed on when the process has ended. Head 0: all of it (Spawner.Run: DefaultHead, DefaultEnd).
+	// how much was left out. A line counts 128 bytes more than it has. The end is passed on when the process has ended. Head 0: all of it
+	// (Spawner.Run: DefaultHead, DefaultEnd).
 	Head, End int64
 
 	// The rest counts only with a Spawner.

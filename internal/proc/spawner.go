@@ -36,8 +36,8 @@ func Kinds() []string { return []string{Auto, CgroupV2, CgroupV1, Subreaper} }
 
 // Bounds of the output of a contained process that is passed on, bytes.
 const (
-	DefaultHead = 1 << 20
-	DefaultEnd  = 256 << 10
+	DefaultHead = 2 << 20
+	DefaultEnd  = 512 << 10
 )
 
 // LeftGrace is the time that what a process left behind has between SIGTERM and SIGKILL.

@@ -1,0 +1,122 @@
+package agent_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"hostmanager/agent"
+	"hostmanager/protocol"
+)
+
+// leaveLeaf moves the shell out of the control groups it was started in and removes them.
+const leaveLeaf = `while IFS=: read -r _ c g; do
+	case "$c" in "") d=/sys/fs/cgroup/unified; [ -d $d ] || d=/sys/fs/cgroup;; name=*) continue;; *) d=/sys/fs/cgroup/$c;; esac
+	echo $$ > $d/cgroup.procs; rmdir $d$g
+done < /proc/self/cgroup 2>/dev/null
+`
+
+// TestAgent_HostileHooks: each fails its deployment for the right reason, nothing of it lives on, the old version serves, and the next deployment works.
+func TestAgent_HostileHooks(t *testing.T) {
+	mark := fmt.Sprint(1e6 + rand.N(uint32(1e9))) // in the arguments of what the hooks start
+	for name, c := range map[string]struct {
+		script  string
+		timeout time.Duration
+		code    int
+		want    []string
+	}{
+		"sleeper in a session":   {"setsid sleep MARK & exec sleep MARK", time.Second, 1, []string{"Command timed out after 1 seconds: Hook ", "failed: its time was over"}},
+		"daemon unseen":          {"(env -i setsid sh -c 'sleep MARK & exec sleep MARK' &) & sleep 0.1; exit 9", time.Minute, 9, []string{"failed."}},
+		"remover of its leaf":    {leaveLeaf + "setsid sleep MARK & sleep MARK", time.Second, 1, []string{"its time was over"}},
+		"fork bomb":              {"exec bash -c ': MARK; f() { f | f & }; f'", time.Minute, 1, []string{"more processes and threads than its limit of 64 (HookPidsMax)"}},
+		"memory hog":             {"head -c 300000000 /dev/zero | tail -c 300000000 | wc -c >&2; sleep 0.5; exit 9", time.Minute, 0, []string{"64 MiB (HookMemoryMax)"}},
+		"ended by a signal":      {"kill -SEGV $$", time.Minute, 1, []string{"ended by the signal SIGSEGV"}},
+		"command not found":      {"nosuchcommand", time.Minute, 127, []string{"nosuchcommand: not found", "status 127: a command in it was not found"}},
+		"keeper of its output":   {"setsid sh -c 'while :; do echo noise MARK; done' & sleep 0.1; exit 5", time.Minute, 5, []string{"noise MARK"}},
+		"writer of 64 MB":        {"head -c 64000000 /dev/zero | tr '\\0' x | fold -w 511; exit 6", time.Minute, 6, []string{"xxxx"}},
+		"stops itself":           {"setsid sleep MARK & kill -STOP $$", time.Second, 1, []string{"its time was over"}},
+		"interpreter is missing": {"#!/opt/ruby/bin/ruby", time.Minute, 1, []string{"the interpreter /opt/ruby/bin/ruby named in its first line does not exist"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.start(func(s *agent.Setup) { s.Config.HookPidsMax, s.Config.HookMemoryMax = "64", "64M" })
+			v1 := w.version("v1", nil, nil)
+			w.send(order{name: protocol.CmdAppDeploy, manifest: v1})
+			if e := w.one().entry(); e.Status != protocol.Success {
+				t.Fatalf("%+v", e)
+			}
+			const hook = "appdeploy/post/10hostile"
+			script := strings.ReplaceAll(c.script, "MARK", mark)
+			w.hook(hook, script)
+			if strings.HasPrefix(script, "#!") {
+				must(t, os.WriteFile(w.root.HookDir(hook), []byte(script+"\n"), 0o755))
+			}
+			w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil), timeout: c.timeout})
+			e := w.one().entry()
+			if e.Status != protocol.Failure || c.code > 0 && e.ReturnCode != c.code || w.serving() != v1.Serial {
+				t.Errorf("%+v, serial %d serves", e, w.serving())
+			}
+			for _, want := range c.want {
+				if want = strings.ReplaceAll(want, "MARK", mark); !strings.Contains(e.Msg, want) {
+					t.Errorf("the reason lacks %q: %s", want, e.Msg)
+				}
+			}
+			if left := carrying(t, mark); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+			if st, err := os.Stat(w.root.Log("eb-activity.log")); err != nil || st.Size() > 4<<20 {
+				t.Errorf("the activity log: %v, %v", st, err)
+			}
+			must(t, os.Remove(w.root.HookDir(hook)))
+			v3 := w.version("v3", nil, nil)
+			w.send(order{name: protocol.CmdAppDeploy, manifest: v3})
+			if e := w.one().entry(); e.Status != protocol.Success || w.serving() != v3.Serial {
+				t.Errorf("the next deployment: %+v, serial %d serves", e, w.serving())
+			}
+		})
+	}
+}
+
+// carrying lists the processes that have a text in their arguments.
+func carrying(t *testing.T, text string) []string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	must(t, err)
+	var all []string
+	for _, e := range entries {
+		if b, err := os.ReadFile("/proc/" + e.Name() + "/cmdline"); err == nil && strings.Contains(string(b), text) {
+			all = append(all, e.Name()+" "+strings.ReplaceAll(string(b), "\x00", " "))
+		}
+	}
+	return all
+}
+
+// TestAgent_AuditsHooks: one line a hook says who asked, what ran, and how it ended.
+func TestAgent_AuditsHooks(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.hook("appdeploy/post/10well", "exit 0")
+	c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", map[string]string{"LD_PRELOAD": "/tmp/x.so", "PLAIN": "passes-on"}, nil)})
+	w.one()
+	lines := 0
+	for line := range strings.Lines(w.read(w.root.Log("hostmanager.log"))) {
+		if !strings.Contains(line, `"msg":"spawn"`) {
+			continue
+		}
+		lines++
+		for _, want := range []string{
+			`"command":"CMD-AppDeploy"`, `"invocation_id":"` + c.InvocationID + `"`, `"hook":"appdeploy/post/10well"`,
+			`"path":"` + w.root.HookDir("appdeploy/post/10well") + `"`, `"sha256":"`, `"user":"`, `"max_rss":`, `"exit":0`,
+		} {
+			if !strings.Contains(line, want) {
+				t.Errorf("the line lacks %s: %s", want, line)
+			}
+		}
+	}
+	if lines != 1 {
+		t.Errorf("%d lines", lines)
+	}
+}
