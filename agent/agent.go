@@ -20,6 +20,7 @@ import (
 	"hostmanager/internal/redact"
 	"hostmanager/internal/signature"
 	"hostmanager/journal"
+	"hostmanager/platform/docker"
 	"hostmanager/protocol"
 )
 
@@ -263,7 +264,9 @@ func (a *Agent) follow(ctx context.Context) {
 		if a.Now().Sub(began) > time.Minute {
 			again.reset()
 		}
-		if again.speaks() {
+		if docker.EngineAway(err) { // which the tender finds to be over
+			a.outages.failed(onPlatform, err, 1)
+		} else if again.speaks() {
 			a.log.Warn("application output is not followed", slog.Any("error", err))
 		}
 		again.wait(ctx, nil)

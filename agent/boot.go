@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -106,6 +107,14 @@ func (a *Agent) pushBootAfter(again *patience, front bool) {
 			return
 		}
 		err := a.boot(ctx)
+		if passing(ctx, err) { // S3 does not answer: that is soon over, unlike what a version does wrong
+			a.outages.failed(onDesired, err, 1)
+			a.retryBoot(min(again.next(), rand.N(desiredPause)), again)
+			return
+		}
+		if ctx.Err() == nil {
+			a.outages.answered(onDesired)
+		}
 		if err == nil || ctx.Err() != nil || errors.Is(err, hooks.ErrPaused) {
 			return
 		}
@@ -116,6 +125,9 @@ func (a *Agent) pushBootAfter(again *patience, front bool) {
 		a.retryBoot(again.next(), again)
 	}}, front)
 }
+
+// desiredPause is the longest time until S3, which did not say which version is the environment's, is asked again.
+const desiredPause = 30 * time.Second
 
 // retryBoot tries again after d; the lane is free meanwhile.
 func (a *Agent) retryBoot(d time.Duration, again *patience) {

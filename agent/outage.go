@@ -19,6 +19,7 @@ const (
 	onResults  = "SQS, where results go,"
 	onSpills   = "S3, where large results go,"
 	onRecord   = "The environment's record in S3"
+	onDesired  = "S3, where the environment's version is written,"
 	onBundles  = "S3, where the version to deploy is,"
 	onPlatform = "The platform"
 )

@@ -1,6 +1,9 @@
 package agent_test
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -88,4 +91,98 @@ func TestOutages_AreSaidOnceAndSurvived(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A machine's clock that is off neither lets an order expire before its time nor revives one: AWS's clock is asked. It is said once.
+func TestOutages_AClockThatIsOff(t *testing.T) {
+	for name, tc := range map[string]struct {
+		off     time.Duration
+		expires time.Duration
+		want    protocol.Status // inner; "" for an outer failure
+		said    string
+	}{
+		"ahead":        {2 * time.Hour, time.Hour, protocol.Success, "ahead of AWS's"},
+		"behind":       {-2 * time.Hour, -time.Hour, "", "behind AWS's"},
+		"as it can be": {10 * time.Second, time.Hour, protocol.Success, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.now = func() time.Time { return time.Now().Add(tc.off) }
+			w.start()
+			w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), expires: time.Now().Add(tc.expires)})
+			r := w.one()
+			if tc.want == "" && !strings.Contains(r.Message, "expired at") || tc.want != "" && (r.inner == nil || r.entry().Status != tc.want) {
+				t.Errorf("result %+v", r)
+			}
+			if n := strings.Count(w.events(), "This machine's clock"); tc.said == "" && n != 0 || tc.said != "" && n != 1 || !strings.Contains(w.events(), tc.said) {
+				t.Errorf("said %d times:\n%s", n, w.events())
+			}
+		})
+	}
+}
+
+// A queue that the operator named is not made by the agent: it says so once, waits for it, and goes on when it is there.
+func TestOutages_ANamedQueueIsWaitedFor(t *testing.T) {
+	clock := localaws.NewFakeClock(time.Now())
+	w := newWorldBy(t, clock)
+	url, err := w.queue.Create(t.Context(), "hostmanager-mine", nil)
+	must(t, err)
+	w.start(func(s *agent.Setup) { s.Config.CommandQueueURL = url })
+	w.booted()
+	must(t, w.queue.DeleteQueue(t.Context(), url))
+	clock.Advance(20 * time.Second) // the poll under way ends
+	eventually(t, "it is said", func() bool {
+		return strings.Contains(w.events(), "Make the queue, or correct the setting that names it")
+	})
+	clock.Advance(time.Minute) // until SQS gives the name back
+	_, err = w.queue.Create(t.Context(), "hostmanager-mine", nil)
+	must(t, err)
+	body, err := w.command(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)}).Encode()
+	must(t, err)
+	must(t, w.queue.Send(t.Context(), url, string(body)))
+	if r := w.one(); r.entry().Status != protocol.Success {
+		t.Errorf("result %+v", r)
+	}
+	if n := strings.Count(w.events(), "The command queue does not answer"); n != 1 || strings.Count(w.events(), "The command queue answers again") != 1 {
+		t.Errorf("said %d times:\n%s", n, w.events())
+	}
+}
+
+// A metadata service that is away does not keep a machine that was an instance before from becoming one again.
+func TestOutages_MetadataServiceAwayAtTheStart(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.start().stop())
+	m := newMetadata(t)
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "")
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", m.URL)
+	w.start(func(s *agent.Setup) { s.Config.InstanceID = "" })
+	w.booted()
+	if m.refused.Load() < 2 {
+		t.Errorf("refused %d times", m.refused.Load())
+	}
+}
+
+// metadata is an IMDS that comes up late.
+type metadata struct {
+	*httptest.Server
+	refused atomic.Int64
+}
+
+func newMetadata(t *testing.T) *metadata {
+	t.Helper()
+	m := &metadata{}
+	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case m.refused.Load() < 6: // the SDK asks three times each
+			m.refused.Add(1)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case r.Method == http.MethodPut:
+			w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "21600")
+			fmt.Fprint(w, "token")
+		default:
+			fmt.Fprintf(w, `{"instanceId":%q,"region":"us-east-1"}`, instance)
+		}
+	}))
+	t.Cleanup(m.Close)
+	return m
 }

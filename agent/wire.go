@@ -147,7 +147,7 @@ func (b *builder) identify(ctx context.Context) error {
 	if b.Config.InstanceID != "" {
 		return nil
 	}
-	id, err := identity.Discover(ctx, identity.Options{})
+	id, err := b.discover(ctx)
 	if err != nil {
 		return fmt.Errorf("find out which instance this is (set instance_id to say it): %w", err)
 	}
@@ -156,6 +156,26 @@ func (b *builder) identify(ctx context.Context) error {
 		b.Config.Region = id.Region
 	}
 	return nil
+}
+
+// metadataPatience is how long a machine that was an instance before waits for the metadata service to say which.
+const metadataPatience = time.Minute
+
+// discover asks the metadata service. Where it does not answer, a machine that never was an instance hears so at once; one that was meets an outage.
+func (b *builder) discover(ctx context.Context) (identity.Identity, error) {
+	id, err := identity.Discover(ctx, identity.Options{})
+	if err == nil {
+		return id, nil
+	}
+	if was, errJournal := journal.Read(b.Root.Journal()); errJournal != nil || was.Instance == "" {
+		return id, err
+	}
+	began, again := time.Now(), newPatience(time.Second, 10*time.Second)
+	for err != nil && ctx.Err() == nil && time.Since(began) < metadataPatience {
+		again.wait(ctx, nil)
+		id, err = identity.Discover(ctx, identity.Options{})
+	}
+	return id, err
 }
 
 func (b *builder) clients(ctx context.Context) error {
