@@ -53,14 +53,14 @@ func (a *Agent) careForDisk(ctx context.Context) {
 	a.awaitRecovery(ctx)
 	tick := time.NewTicker(a.LookEvery)
 	defer tick.Stop()
-	var collected time.Time
+	var collected, changed time.Time
 	for ctx.Err() == nil {
 		pressed := a.disk.look()
 		waiting, running := a.exclusive.depth()
-		since := time.Since(collected)
-		if waiting+running == 0 && (since > collectEvery || pressed && since > collectShort) {
+		since, now := time.Since(collected), a.disk.treesChanged()
+		if waiting+running == 0 && (since > collectEvery || pressed && since > collectShort || !now.Equal(changed)) {
 			a.collectInLane(ctx, pressed)
-			collected = time.Now()
+			collected, changed = time.Now(), now
 		}
 		if _, running := a.exclusive.depth(); running == 0 {
 			a.disk.replenish()
@@ -162,15 +162,33 @@ func (k *diskKeeper) collect(ctx context.Context, c collection) {
 	}
 }
 
-// collectBundles keeps the bundles of the trees that are there, and of others as many as fit into the cache; none where the disk is short.
-func (k *diskKeeper) collectBundles(c collection) error {
+// treesChanged returns when a tree came or went last: its bundle came or went with it.
+func (k *diskKeeper) treesChanged() time.Time {
+	info, err := os.Stat(k.root.Releases())
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// trees returns the names of the application trees that are there.
+func (k *diskKeeper) trees() ([]string, error) {
 	entries, err := os.ReadDir(k.root.Releases())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("list application trees: %w", err)
+		return nil, fmt.Errorf("list application trees: %w", err)
 	}
-	var trees []string
-	for _, e := range entries {
-		trees = append(trees, e.Name())
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// collectBundles keeps the bundles of the trees that are there, and of others as many as fit into the cache; none where the disk is short.
+func (k *diskKeeper) collectBundles(c collection) error {
+	trees, err := k.trees()
+	if err != nil {
+		return err
 	}
 	if err := k.bundles.Keep(trees); err != nil {
 		return err

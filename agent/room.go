@@ -194,21 +194,24 @@ func (k *diskKeeper) spare(ctx context.Context, except, imageDir string) map[uin
 			all[s.Dev] = disk.Need{Bytes: has.Bytes + bytes, Inodes: has.Inodes + inodes}
 		}
 	}
-	if n, err := k.bundles.Spare(except); err == nil && n > 0 {
-		add(k.root.BundleCache(), n, 2)
-	}
-	if k.garbage == nil {
-		return all
-	}
-	trees, imageBytes, err := k.garbage.Spare(ctx)
-	if err != nil {
-		k.log.Warn("what could be given up is unknown", "error", err)
-		return all
+	var trees []string
+	var imageBytes int64
+	if k.garbage != nil {
+		var err error
+		if trees, imageBytes, err = k.garbage.Spare(ctx); err != nil {
+			k.log.Warn("what could be given up is unknown", "error", err)
+		}
 	}
 	for _, tree := range trees {
 		bytes, inodes := sizeOf(tree)
 		add(tree, bytes, inodes)
-		add(k.root.BundleCache(), k.bundles.PinnedBy(filepath.Base(tree)), 2)
+	}
+	stay, err := k.trees()
+	stay = slices.DeleteFunc(stay, func(name string) bool {
+		return slices.Contains(trees, filepath.Join(k.root.Releases(), name))
+	})
+	if n, errSpare := k.bundles.Spare(stay, except); err == nil && errSpare == nil {
+		add(k.root.BundleCache(), n, 2)
 	}
 	if imageDir != "" && imageBytes > 0 {
 		add(imageDir, imageBytes, imageBytes/512) // how many files an image has nobody tells

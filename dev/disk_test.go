@@ -2,8 +2,10 @@ package dev_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,7 +32,8 @@ const smallDisk = 256 << 20
 
 // TestRun_OnADiskThatIsShortAndThenFull has a real instance live on a small ext4 of its own, while clients keep asking. At 95 % of the bytes and at 99 %
 // of the inodes a deployment is refused with what is missing, and changes nothing. At 100 %, which a hook reaches in the middle of one, the old version
-// serves on, the operator is told why, a restart works, and with room again so does the next deployment. No request fails at any time.
+// serves on, the operator is told why, a restart works, and with room again so does the next deployment. One that fits in the place of what failed gets it; one that only
+// fits in the place of the version to go back to is refused. No request fails at any time.
 func TestRun_OnADiskThatIsShortAndThenFull(t *testing.T) {
 	engine := dockertest.Require(t)
 	mount := disktest.Mount(t, disktest.Options{Bytes: smallDisk, Inodes: 5000})
@@ -113,7 +116,72 @@ func (c *cramped) scenes() error {
 	if _, _, err := c.deploy("v5"); err != nil {
 		return fmt.Errorf("with room again: %w", err)
 	}
-	return errors.Join(answers(c.room, "v5"), c.reserved())
+	if err := errors.Join(answers(c.room, "v5"), c.reserved()); err != nil {
+		return err
+	}
+	if err := c.pressed(); err != nil {
+		return fmt.Errorf("under pressure: %w", err)
+	}
+	return nil
+}
+
+// pressed deploys what only fits when something goes: the evidence of a failure does, the version to go back to never.
+func (c *cramped) pressed() error {
+	if _, _, err := c.deployDir("v6", c.heavy(dockertest.BuildBroken(c.t, "exits-at-once", "v6"), 40<<20)); !errors.Is(err, fleet.ErrFailed) {
+		return fmt.Errorf("a broken version: %w", err)
+	}
+	if _, _, err := c.deployDir("v7", c.heavy(dockertest.BuildHello(c.t, "v7"), 60<<20)); err != nil {
+		return fmt.Errorf("in the place of what failed: %w", err)
+	}
+	if err := answers(c.room, "v7"); err != nil {
+		return err
+	}
+	if err := await(c.t, func() bool { kept, err := c.listing(); return err == nil && c.versions(kept) == 2 && c.trees() == 2 }); err != nil {
+		return fmt.Errorf("the version to go back to: %w", err)
+	}
+	before, err := c.listing()
+	if err != nil {
+		return err
+	}
+	_, text, err := c.deployDir("v8", c.heavy(dockertest.BuildHello(c.t, "v8"), 60<<20))
+	if !errors.Is(err, fleet.ErrFailed) || !strings.Contains(text, "nothing was changed: no room on "+c.mount) {
+		return fmt.Errorf("in the place of the version to go back to: %q, %w", text, err)
+	}
+	after, err := c.listing()
+	if err == nil && !slices.Equal(before, after) {
+		err = fmt.Errorf("the refusal changed\n%s\nto\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	}
+	return errors.Join(err, answers(c.room, "v7"))
+}
+
+// heavy adds so many bytes that do not compress to a version.
+func (c *cramped) heavy(dir string, bytes int64) string {
+	c.t.Helper()
+	f, err := os.Create(filepath.Join(dir, "data"))
+	if err == nil {
+		_, err = io.CopyN(f, rand.Reader, bytes)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		c.t.Fatal(err)
+	}
+	return dir
+}
+
+// trees counts the application trees, and the notes of which bundle each was made from.
+func (c *cramped) trees() int {
+	trees, _ := filepath.Glob(filepath.Join(c.root.Releases(), "*"))
+	notes, _ := filepath.Glob(filepath.Join(c.root.BundleCache(), "trees", "*"))
+	return max(len(trees), len(notes))
+}
+
+// versions counts the containers of a listing.
+func (c *cramped) versions(listing []string) (n int) {
+	for _, line := range listing {
+		if strings.HasPrefix(line, "container ") {
+			n++
+		}
+	}
+	return n
 }
 
 // reserved waits until the agent keeps room back.
@@ -127,7 +195,11 @@ func (c *cramped) reserved() error {
 
 // deploy deploys a version and returns what the operator was told.
 func (c *cramped) deploy(version string) (fleet.Report, string, error) {
-	bundle, err := fleet.OpenBundle(c.t.Context(), dockertest.BuildHello(c.t, version))
+	return c.deployDir(version, dockertest.BuildHello(c.t, version))
+}
+
+func (c *cramped) deployDir(version, dir string) (fleet.Report, string, error) {
+	bundle, err := fleet.OpenBundle(c.t.Context(), dir)
 	if err != nil {
 		return fleet.Report{}, "", err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -174,27 +175,22 @@ func (f *Fetcher) Keep(trees []string) error {
 	return f.store.unpin(trees)
 }
 
-// Spare returns how many bytes of the cache Shrink could give up.
-func (f *Fetcher) Spare(except string) (int64, error) {
+// Spare returns how many bytes of the cache Keep with these trees and then Shrink could give up. It changes nothing.
+func (f *Fetcher) Spare(trees []string, except string) (int64, error) {
 	if err := f.Open(); err != nil {
 		return 0, err
 	}
 	all, err := f.store.list()
+	kept := f.store.digestsOf(trees)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var bytes int64
 	for _, c := range all {
-		if c.digest != except && !f.held(c.digest) {
+		if c.digest != except && f.holds[c.digest] == 0 && !slices.Contains(kept, c.digest) {
 			bytes += c.size
 		}
 	}
 	return bytes, err
-}
-
-// PinnedBy returns the size of the bundle that is held for a tree alone, 0 where there is none.
-func (f *Fetcher) PinnedBy(tree string) int64 {
-	if f.Open() != nil {
-		return 0
-	}
-	return f.store.pinnedBy(tree)
 }
 
 // Shrink removes the longest unused bundles until the cache holds at most so many bytes. What is held stays, and the one with the digest except.

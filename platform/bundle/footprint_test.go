@@ -101,7 +101,7 @@ func TestShrink_KeepsTheBundlesOfKeptTrees(t *testing.T) {
 		must(t, os.Chtimes(paths[n]+".verified", past, past))
 	}
 	f = newFetcher(t, b, cache)
-	if n, err := f.Spare(""); n != 0 || err != nil {
+	if n, err := f.Spare([]string{"0", "1", "2", "3"}, ""); n != 0 || err != nil {
 		t.Errorf("%d bytes could go while every tree is there, %v", n, err)
 	}
 	must(t, f.Shrink(0, ""))
@@ -109,7 +109,7 @@ func TestShrink_KeepsTheBundlesOfKeptTrees(t *testing.T) {
 	except := filepath.Base(paths[3])
 	one, err := os.Stat(paths[1])
 	must(t, err)
-	if n, err := f.Spare(except); n != one.Size() || err != nil {
+	if n, err := f.Spare([]string{"0", "2"}, except); n != one.Size() || err != nil {
 		t.Errorf("%d bytes could go, want %d, %v", n, one.Size(), err)
 	}
 	must(t, f.Shrink(0, except))

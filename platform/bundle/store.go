@@ -149,26 +149,15 @@ func (s store) pinned(digest string) bool {
 	})
 }
 
-func (s store) pinnedBy(tree string) int64 {
-	dir := filepath.Join(s.dir, "trees")
-	digest, err := os.Readlink(filepath.Join(dir, tree))
-	if err != nil || !isDigest(digest) {
-		return 0
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0
-	}
-	for _, e := range entries {
-		if other, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && other == digest && e.Name() != tree {
-			return 0
+// digestsOf returns the digests of the bundles that trees were made from, where that is noted.
+func (s store) digestsOf(trees []string) []string {
+	var all []string
+	for _, tree := range trees {
+		if digest, err := os.Readlink(filepath.Join(s.dir, "trees", tree)); err == nil {
+			all = append(all, digest)
 		}
 	}
-	info, err := os.Stat(s.file(digest))
-	if err != nil {
-		return 0
-	}
-	return info.Size()
+	return all
 }
 
 // unpin forgets trees that are none of these.
