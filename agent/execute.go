@@ -134,6 +134,17 @@ func (a *Agent) finish(j commandproc.Job, response *protocol.Response) {
 	a.noteDeployed(j, response)
 	if err := a.conclude(j.Identity, j.Command, answer{response: response, ran: true}); err != nil {
 		a.log.Error("result not journalled", slog.Any("error", err))
+		return
+	}
+	if a.laneOf(j.Request.CommandName) == a.exclusive {
+		a.forgetPrevious()
+	}
+}
+
+// forgetPrevious removes the copy of properties that no command needs any more.
+func (a *Agent) forgetPrevious() {
+	if err := removeFile(previousManifest(a.Root)); err != nil {
+		a.log.Warn("manifest of the version before not removed", slog.Any("error", err))
 	}
 }
 

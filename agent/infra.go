@@ -171,7 +171,7 @@ func (i *infra) learn(m protocol.Manifest) {
 // learnStored hides what the manifests on disk hold; the agent calls it before its first line of log.
 func (i *infra) learnStored() error {
 	var errs []error
-	for _, file := range []string{i.root.DeployedManifest(), i.root.StagedManifest(), i.previousManifest()} {
+	for _, file := range []string{i.root.DeployedManifest(), i.root.StagedManifest(), previousManifest(i.root)} {
 		raw, err := atomicfile.ReadFileLimit(file, maxManifest)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

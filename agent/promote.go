@@ -12,6 +12,7 @@ import (
 	"hostmanager/commandproc"
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/layout"
 	"hostmanager/platform/settings"
 	"hostmanager/protocol"
 )
@@ -22,8 +23,10 @@ type promotion struct {
 	SHA256 string `json:"sha256,omitempty"` // of the promoted manifest
 }
 
-func (i *infra) previousManifest() string {
-	return filepath.Join(i.root.AgentState(), "previous-manifest.json")
+// previousManifest is the copy of the deployed manifest that a promotion under way could be undone with. It holds properties, so it goes as soon as
+// the command has its result.
+func previousManifest(root layout.Root) string {
+	return filepath.Join(root.AgentState(), "previous-manifest.json")
 }
 
 // commit is the last step of a command that deploys: the staged manifest becomes the deployed one.
@@ -42,7 +45,7 @@ func (i *infra) promote(_ context.Context, c *hooks.Call) error {
 	}
 	had := err == nil
 	if had {
-		if err := atomicfile.WriteFile(i.previousManifest(), old, 0o600); err != nil {
+		if err := atomicfile.WriteFile(previousManifest(i.root), old, 0o600); err != nil {
 			return fmt.Errorf("keep the deployed manifest: %w", err)
 		}
 	}
@@ -70,7 +73,7 @@ func (i *infra) demote(_ context.Context, c *hooks.Call) error {
 	if !saved.Had {
 		return atomicfile.Remove(i.root.DeployedManifest())
 	}
-	old, err := atomicfile.ReadFileLimit(i.previousManifest(), maxManifest)
+	old, err := atomicfile.ReadFileLimit(previousManifest(i.root), maxManifest)
 	if err != nil {
 		return fmt.Errorf("read the manifest that was kept: %w", err)
 	}

@@ -71,6 +71,7 @@ func (a *Agent) recoverPlatform(ctx context.Context) {
 			return // what it left is part of its work; the rest is removed when its outcome is settled
 		}
 	}
+	a.forgetPrevious() // of a kill right behind a result
 	if err := a.Platform.Recover(ctx); err != nil {
 		a.owed.Store(true) // the tender does it as soon as the platform answers
 		a.log.Warn("platform not recovered", slog.Any("error", err))

@@ -68,6 +68,9 @@ func agentConfig(cmd *cobra.Command, root, file string) (config.Config, layout.R
 }
 
 func runAgent(ctx context.Context, c config.Config, root layout.Root, cmd *cobra.Command) error {
+	if err := withoutCoreDump(); err != nil {
+		return err
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(agentGC)
 	}
