@@ -3,6 +3,7 @@ package proc_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,17 @@ import (
 
 // TestMain lets the test binary be an agent that starts a child and is then killed.
 func TestMain(m *testing.M) {
+	if kind := os.Getenv("PROC_SPAWNER"); kind != "" {
+		s, err := proc.NewSpawner(context.Background(), proc.SpawnerOptions{Kind: kind, Owner: os.Getenv("PROC_OWNER")})
+		if err == nil {
+			err = s.Sweep(context.Background(), os.Getenv("PROC_STATE"))
+		}
+		if err == nil {
+			_, err = s.Run(context.Background(), proc.Command{Path: os.Getenv("PROC_AGENT"), Env: []string{"PATH=/usr/bin:/bin"}, Output: os.Stdout})
+		}
+		fmt.Println("agent ended", err)
+		os.Exit(0)
+	}
 	if script := os.Getenv("PROC_AGENT"); script != "" {
 		_, err := proc.Run(context.Background(), proc.Command{Path: script, Env: []string{"PATH=/usr/bin:/bin"}, Output: os.Stdout})
 		fmt.Println("agent ended", err)
@@ -314,6 +326,63 @@ func TestRun_ChildDiesWithTheAgent(t *testing.T) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	gone(t, pid)
+}
+
+// The next agent ends what hooks of a killed one left, in its own leaves and no others.
+func TestSpawner_SweepsAfterADeadAgent(t *testing.T) {
+	for _, kind := range kinds(t) {
+		if kind == proc.Subreaper {
+			continue // nothing remembers; EndMarked is for that
+		}
+		t.Run(kind, func(t *testing.T) {
+			a := newArena(t, kind)
+			owner, state := fmt.Sprintf("%s next %d", t.Name(), os.Getpid()), filepath.Join(t.TempDir(), "leaves.json")
+			hook := script(t, "#!/bin/sh\nsetsid sh -c 'trap \"\" TERM; echo ready; while :; do sleep 0.0"+a.mark+"; done' &\nwait\n")
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), "PROC_SPAWNER="+kind, "PROC_OWNER="+owner, "PROC_STATE="+state, "PROC_AGENT="+hook)
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			word := ""
+			if _, err := fmt.Fscan(out, &word); err != nil || word != "ready" {
+				t.Fatalf("%q, %v", word, err)
+			}
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			if len(a.living()) == 0 {
+				t.Fatal("nothing outlived the agent")
+			}
+			if err := a.Sweep(t.Context(), filepath.Join(t.TempDir(), "other.json")); err != nil || len(a.living()) == 0 {
+				t.Errorf("another owner ended it: %v", err)
+			}
+			next, err := proc.NewSpawner(t.Context(), proc.SpawnerOptions{Kind: kind, Owner: owner})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := next.Sweep(t.Context(), state); err != nil {
+				t.Error(err)
+			}
+			if left := a.living(); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+			if err := next.Close(); err != nil {
+				t.Error(err)
+			}
+			var bases []string
+			if b, err := os.ReadFile(state); err != nil || json.Unmarshal(b, &bases) != nil || len(bases) == 0 {
+				t.Errorf("state %q, %v", b, err)
+			}
+			for _, base := range bases {
+				if _, err := os.Stat(base); err == nil {
+					t.Errorf("%s is still there", base)
+				}
+			}
+		})
+	}
 }
 
 func TestRun_ManyAtOnce(t *testing.T) {
