@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -188,4 +189,44 @@ func TestOpen_ReleasedFormat1(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" || len(e) != 0 {
 		t.Errorf("events %s%s", e.String(), diff)
 	}
+}
+
+// Files of every version that wrote one open without a word, say what they said, and go on being written to.
+func TestOpen_SamplesOfEveryVersion(t *testing.T) {
+	for name, want := range map[string]struct{ commands, finished int }{
+		"journal-before-resume": {11, 2}, // every state of a command that there was
+		"journal-with-resume":   {8, 1},  // resumed, paused, aborted, with a verdict
+	} {
+		t.Run(name, func(t *testing.T) {
+			data, err := os.ReadFile(filepath.Join("testdata", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(fast(t), "journal")
+			put(t, path, data)
+			var told events
+			j := open(t, path, &told)
+			finished := 0
+			for _, c := range j.Commands() {
+				if c.Finished() {
+					finished++
+				}
+			}
+			if len(j.Commands()) != want.commands || finished != want.finished || len(told) > 0 {
+				t.Errorf("%d commands, %d finished, told %s", len(j.Commands()), finished, told.String())
+			}
+			before := j.Commands()
+			if err := j.Compact(day); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(unfinished(before), unfinished(j.Commands())); diff != "" {
+				t.Errorf("compaction changed what is not over:\n%s", diff)
+			}
+			add(t, j, life("new")...)
+		})
+	}
+}
+
+func unfinished(all []journal.Command) []journal.Command {
+	return slices.DeleteFunc(slices.Clone(all), journal.Command.Finished)
 }
