@@ -94,6 +94,7 @@ type Deployment struct {
 	Steps        []Step    `json:"steps"`
 	Stages       []Stage   `json:"stages"`
 	Abort        *Abort    `json:"abort,omitempty"`
+	Undoes       int64     `json:"undoes,omitempty"`   // the id of the aborted deployment after which it brings instances back
 	Restores     int64     `json:"restores,omitempty"` // the serial whose content it brings back to some instances; the others have it
 	StartedAt    time.Time `json:"started_at"`
 	UpdatedAt    time.Time `json:"updated_at"`

@@ -92,7 +92,11 @@ func (f *Fleet) Abort(ctx context.Context, q AbortRequest) (AbortReport, error) 
 		return f.abort(ctx, q, v, &report)
 	})
 	if err != nil && ctx.Err() != nil {
-		f.say(protocol.Warn, "Stopped in the middle of the abort: `hmctl abort` carries it on.")
+		next := "hmctl abort"
+		if report.Aborted && v.recorded {
+			next = "hmctl deploy --resume"
+		}
+		f.say(protocol.Warn, "Stopped in the middle of the abort: `%s` carries it on.", next)
 		err = fmt.Errorf("abort: %w", ErrInterrupted)
 	}
 	return report, err
@@ -140,6 +144,9 @@ func (f *Fleet) findVictim(ctx context.Context) (victim, error) {
 		return f.unrecordedVictim(ctx, lock)
 	case !recorded:
 		return victim{}, fmt.Errorf("%w: no operation is under way in environment %s", ErrNothingToAbort, f.Record.EnvironmentID())
+	}
+	if d.Restores > 0 {
+		return victim{}, fmt.Errorf("%w: deployment %d puts instances back after an abort; if nobody drives it any more, `hmctl deploy --resume` carries it on", ErrNothingToAbort, d.ID)
 	}
 	kind, ok := recordedKind(d.Command)
 	if !ok {
@@ -220,15 +227,31 @@ func (f *Fleet) abort(ctx context.Context, q AbortRequest, v victim, report *Abo
 	if tooLate(report.Instances) {
 		return f.endTooLate(ctx, o)
 	}
-	report.Aborted = true
-	o.d.State, o.d.Failure = environment.Aborted, "aborted by "+report.Abort.String()
+	return f.makeUniform(ctx, o, report)
+}
+
+// endAborted writes the end of an aborted deployment. Until then a second abort carries the first one on.
+func (o *operation) endAborted(ctx context.Context) error {
+	o.d.State, o.d.Failure = environment.Aborted, "aborted by "+o.d.Abort.String()
 	if err := o.save(ctx); err != nil {
 		return err
 	}
 	o.judged(ctx)
-	f.removeResultQueue(ctx, o.d.ResultQueue)
-	o.line(protocol.Warn, KindNotice, "", "Deployment %d (%s) was aborted by %s.", o.d.ID, o.d.VersionLabel, report.Abort)
-	return f.makeUniform(ctx, o, report)
+	o.removeResultQueue(ctx, o.d.ResultQueue)
+	o.line(protocol.Warn, KindNotice, "", "Deployment %d (%s) was aborted by %s.", o.d.ID, o.d.VersionLabel, o.d.Abort)
+	return nil
+}
+
+// endUndone writes the end of the aborted deployment after which this one brings instances back, where whoever aborted it did not come to it.
+func (o *operation) endUndone(ctx context.Context) error {
+	if o.d.Undoes == 0 {
+		return nil
+	}
+	d, etag, err := o.Record.Deployment(ctx, o.d.Undoes)
+	if err != nil || d.State.Terminal() || d.Abort == nil {
+		return err
+	}
+	return (&operation{Fleet: o.Fleet, kind: o.kind, d: d, etag: etag}).endAborted(ctx)
 }
 
 // tooLate tells whether every instance answered, and runs what was to be aborted.

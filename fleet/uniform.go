@@ -14,7 +14,14 @@ import (
 // makeUniform puts the instances that had the aborted version back to the desired state, and says what is not as it should be then.
 func (f *Fleet) makeUniform(ctx context.Context, aborted *operation, report *AbortReport) error {
 	away := unanswered(report.Instances)
+	odd, err := f.sayOdd(ctx, report)
+	if err != nil {
+		return err
+	}
 	back, err := f.putBack(ctx, aborted, report)
+	if err == nil && len(away) == 0 && len(odd) > 0 {
+		return fmt.Errorf("%w: %s had another version before", ErrNotUniform, listed(odd))
+	}
 	if err == nil && len(away) == 0 {
 		report.Uniform = true
 		f.sayUniform(ctx, back)
@@ -37,6 +44,27 @@ func (f *Fleet) makeUniform(ctx context.Context, aborted *operation, report *Abo
 	return fmt.Errorf("%w: %w", ErrNotUniform, err)
 }
 
+// sayOdd names the instances that run neither the aborted nor the desired version: they did not before either. One that was put back after an earlier
+// abort, or was not when others were, has the desired version under another serial.
+func (f *Fleet) sayOdd(ctx context.Context, report *AbortReport) ([]string, error) {
+	current, m, err := f.Record.CurrentManifest(ctx)
+	if errors.Is(err, environment.ErrNoCurrent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var odd []string
+	for _, i := range report.Instances {
+		if i.Answered && !i.New && i.Serial > 0 && i.Serial != current.Serial && i.VersionLabel != m.VersionLabel {
+			odd = append(odd, i.InstanceID)
+			f.say(protocol.Warn, "%s runs %s and not the desired version %s, which has nothing to do with the abort: deploy that to it with --instances %s.",
+				i.InstanceID, version(i), m.VersionLabel, i.InstanceID)
+		}
+	}
+	return odd, nil
+}
+
 // sayUniform ends a good abort.
 func (f *Fleet) sayUniform(ctx context.Context, back []string) {
 	switch c, m, err := f.Record.CurrentManifest(ctx); {
@@ -57,7 +85,7 @@ func version(i AfterAbort) string {
 }
 
 // putBack deploys the desired state, as a new manifest with a higher serial, to exactly those instances that answered that they have the aborted version.
-// It returns their ids.
+// It returns their ids. The aborted deployment ends when there is none, or once the way back is in the record: from then on that is what is carried on.
 func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortReport) ([]string, error) {
 	var ids []string
 	t := targets{partial: true}
@@ -73,10 +101,13 @@ func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortRe
 		}
 	}
 	if len(ids) == 0 {
-		return nil, nil
+		return nil, aborted.endReported(ctx, report)
 	}
 	current, m, err := f.Record.CurrentManifest(ctx)
 	if errors.Is(err, environment.ErrNoCurrent) {
+		if err := aborted.endReported(ctx, report); err != nil {
+			return nil, err
+		}
 		f.say(protocol.Error, "[%s] run version %s, and there is no version before it to go back to. Deploy one with `hmctl deploy`.", listed(ids), aborted.d.VersionLabel)
 		return nil, fmt.Errorf("%s run version %s: %w", listed(ids), aborted.d.VersionLabel, err)
 	}
@@ -85,8 +116,11 @@ func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortRe
 	}
 	f.say(protocol.Warn, "[%s] already run version %s and go back to %s.", listed(ids), aborted.d.VersionLabel, m.VersionLabel)
 	o := f.newOperation(rollbackKind(aborted.kind, m.VersionLabel), t, aborted.timeout(), 0, 1)
-	o.d.Restores = current.Serial
+	o.d.Restores, o.d.Undoes = current.Serial, aborted.d.ID
 	if err := o.prepare(ctx, m); err != nil {
+		return nil, err
+	}
+	if err := aborted.endReported(ctx, report); err != nil {
 		return nil, err
 	}
 	done, err := o.execute(ctx)
@@ -97,4 +131,10 @@ func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortRe
 		return nil, fmt.Errorf("put %s back: %w", listed(ids), err)
 	}
 	return ids, nil
+}
+
+func (o *operation) endReported(ctx context.Context, report *AbortReport) error {
+	err := o.endAborted(ctx)
+	report.Aborted = err == nil
+	return err
 }
