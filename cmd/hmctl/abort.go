@@ -23,17 +23,13 @@ The status is 0 when all instances run the same, 1 when they do not or when all 
 nothing is under way.`,
 		Example: "  hmctl abort --environment e-1 --bucket my-environments\n  hmctl abort --reason 'wrong version'",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := at.open(cmd.Context(), cmd)
-			if err != nil {
-				return err
-			}
+		RunE: within(&at, func(cmd *cobra.Command, f *fleet.Fleet, _ []string) error {
 			report, err := f.Abort(cmd.Context(), q)
 			if report.OperationID == "" {
 				return exit(err)
 			}
 			return errors.Join(exit(err), cli.PrinterFor(cmd).JSON("abort", report))
-		},
+		}),
 	}
 	at.flags(cmd)
 	cmd.Flags().StringVar(&q.Reason, "reason", "", "why, for those whose operation it is")

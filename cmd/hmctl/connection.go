@@ -100,6 +100,22 @@ func (c *connection) open(ctx context.Context, cmd *cobra.Command) (*fleet.Fleet
 	}, nil
 }
 
+// opener is a connection, or one that also gives orders.
+type opener interface {
+	open(ctx context.Context, cmd *cobra.Command) (*fleet.Fleet, error)
+}
+
+// within makes a verb's run of what it does in the environment that its flags name.
+func within(at opener, do func(cmd *cobra.Command, f *fleet.Fleet, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		f, err := at.open(cmd.Context(), cmd)
+		if err != nil {
+			return err
+		}
+		return do(cmd, f, args)
+	}
+}
+
 // holder names the person at this machine.
 func holder() string {
 	name, host := "someone", "somewhere"
@@ -164,17 +180,13 @@ func finish(cmd *cobra.Command, r fleet.Report, err error) error {
 func showCurrent(cmd *cobra.Command, show func(*cli.Printer, protocol.Manifest) error) *cobra.Command {
 	var at connection
 	cmd.Args = cobra.NoArgs
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		f, err := at.open(cmd.Context(), cmd)
-		if err != nil {
-			return err
-		}
+	cmd.RunE = within(&at, func(cmd *cobra.Command, f *fleet.Fleet, _ []string) error {
 		_, m, err := f.Record.CurrentManifest(cmd.Context())
 		if err != nil && !errors.Is(err, environment.ErrNoCurrent) {
 			return err
 		}
 		return show(cli.PrinterFor(cmd), m)
-	}
+	})
 	at.flags(cmd)
 	return cmd
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hostmanager/environment"
+	"hostmanager/fleet"
 	"hostmanager/internal/cli"
 )
 
@@ -21,18 +22,16 @@ func newForgetCommand() *cobra.Command {
 One that was seen a short time ago is only forgotten with --force; if it lives it registers itself again within a minute.`,
 		Example: "  hmctl forget i-0123 --environment e-1 --bucket my-environments",
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runForget(cmd, at, args[0], force) },
+		RunE: within(&at, func(cmd *cobra.Command, f *fleet.Fleet, args []string) error {
+			return runForget(cmd, f, args[0], force)
+		}),
 	}
 	at.flags(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "also one that was seen a short time ago, or whose registration cannot be read")
 	return cmd
 }
 
-func runForget(cmd *cobra.Command, at connection, instance string, force bool) error {
-	f, err := at.open(cmd.Context(), cmd)
-	if err != nil {
-		return err
-	}
+func runForget(cmd *cobra.Command, f *fleet.Fleet, instance string, force bool) error {
 	i, err := f.Record.Forget(cmd.Context(), instance, force)
 	switch {
 	case errors.Is(err, environment.ErrAlive), errors.Is(err, environment.ErrCorrupt):

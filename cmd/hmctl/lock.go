@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hostmanager/environment"
+	"hostmanager/fleet"
 	"hostmanager/internal/cli"
 )
 
@@ -19,14 +20,13 @@ func newLockCommand() *cobra.Command {
 		Short:   "Keep everyone from starting an operation in the environment",
 		Example: "  hmctl lock --reason 'database migration until noon' --environment e-1 --bucket my-environments",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			if reason == "" {
 				return cli.Usagef("say why with --reason: others will read it")
 			}
-			f, err := at.open(cmd.Context(), cmd)
-			if err != nil {
-				return err
-			}
+			return nil
+		},
+		RunE: within(&at, func(cmd *cobra.Command, f *fleet.Fleet, _ []string) error {
 			info, err := f.Record.SetLock(cmd.Context(), f.Holder, reason)
 			if err != nil {
 				return err
@@ -34,7 +34,7 @@ func newLockCommand() *cobra.Command {
 			p := cli.PrinterFor(cmd)
 			p.Text("Environment %s is locked by %s: %s", at.environment, info.Holder, info.Reason)
 			return p.JSON("lock", info)
-		},
+		}),
 	}
 	at.flags(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for those who find it locked (required)")
@@ -48,22 +48,18 @@ func newUnlockCommand() *cobra.Command {
 		Use:   "unlock",
 		Short: "Release the environment's lock",
 		Long: `Release the environment's lock: your own, or one whose holder has died (its process on this host has ended, or it has been
-silent for too long). With --force also someone else's, or that of an
-operation that still runs, which then stops at its next heartbeat.`,
+silent for too long). With --force also someone else's, or that of an operation that still runs, which then stops at its next
+heartbeat.`,
 		Example: "  hmctl unlock --environment e-1 --bucket my-environments\n  hmctl unlock --force",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runUnlock(cmd, at, force) },
+		RunE:    within(&at, func(cmd *cobra.Command, f *fleet.Fleet, _ []string) error { return runUnlock(cmd, f, force) }),
 	}
 	at.flags(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "whoever holds it")
 	return cmd
 }
 
-func runUnlock(cmd *cobra.Command, at connection, force bool) error {
-	f, err := at.open(cmd.Context(), cmd)
-	if err != nil {
-		return err
-	}
+func runUnlock(cmd *cobra.Command, f *fleet.Fleet, force bool) error {
 	p := cli.PrinterFor(cmd)
 	info, err := f.Record.LockState(cmd.Context())
 	switch mine := info.Manual() && info.Holder == f.Holder; {

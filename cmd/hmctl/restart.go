@@ -14,14 +14,10 @@ func newRestartCommand() *cobra.Command {
 		Short:   "Restart the application on the instances",
 		Example: "  hmctl restart --environment e-1 --bucket my-environments --instances i-0123,i-4567",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := at.open(cmd.Context(), cmd)
-			if err != nil {
-				return err
-			}
+		RunE: within(&at, func(cmd *cobra.Command, f *fleet.Fleet, _ []string) error {
 			report, err := f.Restart(cmd.Context(), fleet.RestartRequest{Targets: to.targets(), Timeout: to.timeout, NoWait: to.noWait})
 			return finish(cmd, report, err)
-		},
+		}),
 	}
 	at.flags(cmd)
 	to.flags(cmd)

@@ -19,18 +19,14 @@ is kept and the desired state stays where it is.`,
 		Example: `  hmctl send CMD-RestartAppServer --environment e-1 --bucket my-environments
   hmctl send CMD-AppDeploy --data manifest_1500246693428 --stage 0 --sns --instances i-0123`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := at.open(cmd.Context(), cmd)
-			if err != nil {
-				return err
-			}
+		RunE: within(&at, func(cmd *cobra.Command, f *fleet.Fleet, args []string) error {
 			if cmd.Flags().Changed("stage") {
 				q.Stage = &stage
 			}
 			q.Command, q.Targets, q.Timeout, q.NoWait = args[0], to.targets(), to.timeout, to.noWait
 			report, err := f.Send(cmd.Context(), q)
 			return finish(cmd, report, err)
-		},
+		}),
 	}
 	at.flags(cmd)
 	to.flags(cmd)

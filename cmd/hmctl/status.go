@@ -45,11 +45,7 @@ func newStatusCommand() *cobra.Command {
 		Short:   "Show the environment: desired version, instances, lock, last deployment",
 		Example: "  hmctl status --environment e-1 --bucket my-environments\n  hmctl status --json",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := at.open(cmd.Context(), cmd)
-			if err != nil {
-				return err
-			}
+		RunE: within(&at, func(cmd *cobra.Command, f *fleet.Fleet, _ []string) error {
 			s, err := readStatus(cmd.Context(), f)
 			if err != nil {
 				return err
@@ -57,7 +53,7 @@ func newStatusCommand() *cobra.Command {
 			p := cli.PrinterFor(cmd)
 			printStatus(p, s, time.Now())
 			return p.JSON("status", s)
-		},
+		}),
 	}
 	at.flags(cmd)
 	return cmd
