@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"hostmanager/internal/disk"
 )
 
 // Options of a file system.
@@ -80,13 +82,14 @@ func fill(path string, left int64) error {
 	defer f.Close()
 	for size := int64(1 << 20); size >= 512; {
 		if left > 0 {
-			var st unix.Statfs_t
-			if err := errors.Join(f.Sync(), unix.Fstatfs(int(f.Fd()), &st)); err != nil {
+			err := f.Sync()
+			space, errOf := disk.Of(path)
+			if err := errors.Join(err, errOf); err != nil {
 				return err
 			}
-			over := int64(st.Bfree)*st.Bsize - left
-			if over < st.Bsize {
-				return f.Sync()
+			over := space.RootBytes - left
+			if over < space.Block {
+				return nil
 			}
 			size = min(size, over)
 		}

@@ -3,7 +3,7 @@ package bundle
 import (
 	"fmt"
 
-	"golang.org/x/sys/unix"
+	"hostmanager/internal/disk"
 )
 
 // need is what a tree or a download will take on the disk.
@@ -15,11 +15,8 @@ type need struct {
 
 // newNeed rounds to the blocks of the file system dir is on.
 func newNeed(dir string) (need, error) {
-	st, err := statfs(dir)
-	if err != nil {
-		return need{}, err
-	}
-	return need{block: max(st.Bsize, 1)}, nil
+	s, err := disk.Of(dir)
+	return need{block: max(s.Block, 1)}, err
 }
 
 func (n *need) addEntry(kind nodeKind, size int64) {
@@ -30,37 +27,17 @@ func (n *need) addEntry(kind nodeKind, size int64) {
 	n.bytes += (size + n.block - 1) / n.block * n.block
 }
 
-func statfs(dir string) (unix.Statfs_t, error) {
-	var st unix.Statfs_t
-	for {
-		err := unix.Statfs(dir, &st)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return st, fmt.Errorf("ask for free room in %s: %w", dir, err)
-		}
-		return st, nil
-	}
-}
-
 // free answers the bytes and inodes an ordinary user could still take; inodes is -1 where the file system does not count them.
 func free(dir string) (bytes, inodes int64, err error) {
-	st, err := statfs(dir)
-	if err != nil {
-		return 0, 0, err
-	}
-	bytes, inodes = int64(st.Bavail)*st.Bsize, int64(st.Ffree)
-	if st.Files == 0 {
-		inodes = -1
-	}
-	return bytes, inodes, nil
+	s, err := disk.Of(dir)
+	return s.Bytes, s.Inodes, err
 }
 
 // sameDisk says whether two folders share their free room. Where that cannot be told they do not.
 func sameDisk(a, b string) bool {
-	var sa, sb unix.Stat_t
-	return unix.Stat(a, &sa) == nil && unix.Stat(b, &sb) == nil && sa.Dev == sb.Dev
+	sa, errA := disk.Of(a)
+	sb, errB := disk.Of(b)
+	return errA == nil && errB == nil && sa.Dev == sb.Dev
 }
 
 // checkRoom refuses with the missing number when the file system of dir cannot take n.

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,9 +12,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"hostmanager/internal/disktest"
 	"hostmanager/internal/layout"
 )
 
@@ -226,5 +229,54 @@ func TestSweepContainerLogs_KeepsThoseOfContainersThatAreThereAndTheLastGone(t *
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("left %v, want %v", got, want)
+	}
+}
+
+// What has no room is not half there: it is read again from the Engine when there is room, once.
+func TestContainerLog_OnAFullDisk(t *testing.T) {
+	dir := disktest.Mount(t, disktest.Options{Bytes: 16 << 20})
+	root := layout.Root(filepath.Join(dir, "root"))
+	add := func(from, upTo int) (done int, err error) {
+		l, err := openContainerLog(root, idA)
+		if err != nil {
+			return from, err
+		}
+		for n := max(0, from-5); n < upTo && err == nil; n++ {
+			err = l.add(time.Unix(int64(n), 0).UTC().Format(time.RFC3339Nano), fmt.Sprintf("%08d %s\n", n, strings.Repeat("x", 3000)))
+			done = n
+		}
+		return done, errors.Join(err, l.close())
+	}
+	if _, err := add(0, 10); err != nil {
+		t.Fatal(err)
+	}
+	ballast := filepath.Join(dir, "ballast")
+	disktest.Fill(t, ballast, 300<<10)
+	reached, err := add(10, 100)
+	if !errors.Is(err, syscall.ENOSPC) || reached < 20 {
+		t.Fatalf("line %d: %v", reached, err)
+	}
+	if _, err := add(reached, 100); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := add(10, 100); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root.ContainerLogs(), idA[:12]+"-stdouterr.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		if want := fmt.Sprintf("%08d ", n); !strings.HasPrefix(line, want) || len(line) != 3010 {
+			t.Fatalf("line %d is %.20q of %d bytes", n, line, len(line))
+		}
+		n++
+	}
+	if n != 100 {
+		t.Errorf("%d lines, want 100", n)
 	}
 }
