@@ -359,3 +359,39 @@ func TestFleetAbort_OfARestart(t *testing.T) {
 	ended()
 	c.settled(environment.Succeeded, "v1")
 }
+
+// TestFleetAbort_TakesTheLockOfASleepingLaptop: whoever drives the operation does not notice the mark, and cannot be proven dead. The lock of somebody who
+// does something else is not taken.
+func TestFleetAbort_TakesTheLockOfASleepingLaptop(t *testing.T) {
+	c := newCrew(t, "i-a")
+	c.deployed("v1")
+	hanging, ended := c.members[0].hangs("appdeploy/enact/02wait")
+	f, _ := c.operator("anna")
+	sent, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: c.bundle("v2"), Label: "v2", NoWait: true})
+	must(t, err)
+	hanging()
+	hold := func(operation string) *environment.HeldLock {
+		h, err := c.record.Lock(t.Context(), environment.LockRequest{Holder: "anna@laptop", Reason: "deploy v2", TTL: 6 * time.Second})
+		must(t, err)
+		if operation != "" {
+			must(t, h.SetOperation(environment.Operation{RequestID: operation, Command: protocol.CmdAppDeploy}))
+		}
+		return h
+	}
+	other := hold("") // it prepares something
+	if _, out, err := c.abort(); !errors.Is(err, environment.ErrLocked) {
+		t.Errorf("the lock of another operation: %v\n%s", err, out)
+	}
+	must(t, other.Unlock(t.Context()))
+	asleep := hold(sent.OperationID)
+	report, out, err := c.abort()
+	if err != nil || !report.Uniform {
+		t.Errorf("%+v, %v\n%s", report, err, out)
+	}
+	<-asleep.Context().Done()
+	if !errors.Is(context.Cause(asleep.Context()), environment.ErrLockLost) {
+		t.Errorf("the sleeper's context ended with %v", context.Cause(asleep.Context()))
+	}
+	ended()
+	c.settled(environment.Aborted, "v1")
+}
