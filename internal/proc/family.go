@@ -26,6 +26,7 @@ type family struct {
 	kins    map[string]*kin
 	kept    map[key]bool      // processes of detached spawns
 	known   map[int]uint64    // sessions of spawns that are over, and when they began
+	members map[key]bool      // and their processes, where one changed its session unseen
 	zombies map[key]time.Time // nobody's, since when
 }
 
@@ -56,7 +57,7 @@ func newFamily(t *table.Table) (*family, error) {
 	}
 	return &family{
 		table: t, session: self.Session, dev: dev, ino: ino,
-		kins: map[string]*kin{}, kept: map[key]bool{}, known: map[int]uint64{}, zombies: map[key]time.Time{},
+		kins: map[string]*kin{}, kept: map[key]bool{}, known: map[int]uint64{}, members: map[key]bool{}, zombies: map[key]time.Time{},
 	}, nil
 }
 
@@ -83,6 +84,7 @@ func (f *family) end(k *kin, detached []table.Process) {
 		delete(k.seen, key{p.PID, p.Start})
 	}
 	maps.Copy(f.known, k.sessions)
+	maps.Copy(f.members, k.seen)
 }
 
 // find returns the living processes of a spawn.
@@ -193,10 +195,11 @@ func (f *family) reap() (waiting bool) {
 		return true
 	}
 	leaders, live, sessions := map[key]bool{}, map[key]bool{}, map[int]bool{}
-	ours := maps.Clone(f.known)
+	ours, members := maps.Clone(f.known), maps.Clone(f.members)
 	for _, k := range f.kins {
 		leaders[key{k.leader.PID, k.leader.Start}] = true
 		maps.Copy(ours, k.sessions)
+		maps.Copy(members, k.seen)
 	}
 	for _, p := range all {
 		k := key{p.PID, p.Start}
@@ -207,7 +210,7 @@ func (f *family) reap() (waiting bool) {
 		began, member := ours[p.Session]
 		since, met := f.zombies[k]
 		switch {
-		case member && p.Start >= began, f.kept[k], met && time.Since(since) >= foreignZombie:
+		case member && p.Start >= began, members[k], f.kept[k], met && time.Since(since) >= foreignZombie:
 			_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil) // it is a zombie, so there is nothing to wait for
 		case !met:
 			f.zombies[k] = time.Now()
@@ -217,6 +220,7 @@ func (f *family) reap() (waiting bool) {
 		}
 	}
 	maps.DeleteFunc(f.known, func(id int, _ uint64) bool { return !sessions[id] })
+	maps.DeleteFunc(f.members, func(k key, _ bool) bool { return !live[k] })
 	maps.DeleteFunc(f.kept, func(k key, _ bool) bool { return !live[k] })
 	maps.DeleteFunc(f.zombies, func(k key, _ time.Time) bool { return !live[k] })
 	return waiting

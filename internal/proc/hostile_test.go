@@ -127,8 +127,12 @@ func (a *arena) empty() {
 	if _, out, err := a.run(a.t.Context(), "echo well"); err != nil || strings.Join(out, "") != "well\n" {
 		a.t.Errorf("the next one: %q, %v", out, err)
 	}
-	if err := zombies(); err != nil {
-		a.t.Error(err)
+	deadline := time.Now().Add(10 * time.Second)
+	for err := zombies(); err != nil; err = zombies() { // reaped when the kernel tells of them
+		if time.Now().After(deadline) {
+			a.t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

@@ -253,6 +253,7 @@ func (s *Spawner) watch() {
 // Close lets go of everything. No Run may be under way.
 func (s *Spawner) Close() error {
 	s.stop()
+	s.family.reap()
 	return errors.Join(s.backend.close(), s.table.Close(), s.exits.Close())
 }
 

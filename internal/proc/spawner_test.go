@@ -195,7 +195,7 @@ func TestSpawner_AuditDoesNotLie(t *testing.T) {
 				defer close(stopped)
 				swap(t, link, tt.targets, tt.replace, stop)
 			}()
-			for range 60 {
+			for range 20 {
 				_, out, err := a.run(t.Context(), "", func(c *proc.Command) { c.Path = link })
 				if errors.Is(err, proc.ErrExchanged) || errors.Is(err, os.ErrNotExist) {
 					continue

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,7 @@ type Tree struct {
 	version string
 	places  []*hierarchy
 	log     *slog.Logger
+	bases   sync.Mutex // held while leaves, and with them the bases, are made and removed
 }
 
 // hierarchy is one mounted hierarchy.
@@ -59,10 +61,30 @@ type hierarchy struct {
 	unified bool
 	limits  []string // controllers whose limits leaves can have
 	own     *os.Root // the process's own group
-	base    *os.Root // where leaves lie
-	path    string   // of base
+	parent  *os.Root // the group the base is made in
+	name    string   // of the base, where leaves lie; it is there as long as one of them is
+	path    string   // of the base
 	kill    bool     // leaves have a cgroup.kill
 }
+
+// base opens the base, and makes it where it is missing.
+func (h *hierarchy) base() (*os.Root, error) {
+	err := h.parent.Mkdir(h.name, 0o755)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make group %s: %w", h.path, err)
+	}
+	dir, openErr := h.parent.OpenRoot(h.name)
+	if openErr != nil {
+		return nil, fmt.Errorf("open group %s: %w", h.path, openErr)
+	}
+	if err == nil && h.unified && len(h.limits) > 0 {
+		h.limits = enable(dir, h.limits)
+	}
+	return dir, nil
+}
+
+// prune removes the base; with leaves in it it stays.
+func (h *hierarchy) prune() { _ = h.parent.Remove(h.name) }
 
 func (h *hierarchy) has(controller string) bool { return slices.Contains(h.limits, controller) }
 
@@ -147,41 +169,38 @@ func (t *Tree) prepare(m mount, o Options) (*hierarchy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open own group: %w", err)
 	}
-	h := &hierarchy{unified: m.unified, own: own, limits: m.controllers}
-	parent := own
+	h := &hierarchy{unified: m.unified, own: own, limits: m.controllers, name: prefix + o.Name}
 	if o.Parent != "" {
-		point := strings.TrimSuffix(m.own, "/")
-		if dir, err = belowMount(point, o.Parent); err == nil {
-			parent, err = openMade(dir)
+		if dir, err = belowMount(strings.TrimSuffix(m.own, "/"), o.Parent); err == nil {
+			h.parent, err = openMade(dir)
 		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open configured group %s: %w", o.Parent, err), own.Close())
-		}
-		defer parent.Close()
+	} else {
+		h.parent, err = own.OpenRoot(".")
 	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open group %s to make leaves in: %w", o.Parent, err), own.Close())
+	}
+	h.path = filepath.Join(dir, h.name)
 	if m.unified {
 		h.limits = nil
 		if o.Version == V2 {
-			h.limits = t.delegate(parent, own, m.top || o.Parent != "", dir)
+			h.limits = t.delegate(h.parent, own, m.top || o.Parent != "", dir)
 		}
 	}
-	name := prefix + o.Name
-	if err := parent.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, errors.Join(fmt.Errorf("make group: %w", err), own.Close())
+	base, err := h.base()
+	if err != nil {
+		return nil, errors.Join(err, h.close())
 	}
-	if h.base, err = parent.OpenRoot(name); err != nil {
-		return nil, errors.Join(fmt.Errorf("open group: %w", err), own.Close())
-	}
-	h.path = filepath.Join(dir, name)
-	if len(h.limits) > 0 && m.unified {
-		h.limits = enable(h.base, h.limits)
-	}
+	defer base.Close()
+	defer h.prune()
 	if m.unified {
-		_, err := h.base.Stat("cgroup.kill")
+		_, err := base.Stat("cgroup.kill")
 		h.kill = err == nil
 	}
 	return h, nil
 }
+
+func (h *hierarchy) close() error { return errors.Join(h.parent.Close(), h.own.Close()) }
 
 // belowMount finds the root of the hierarchy a group lies in and joins a path to it.
 func belowMount(own, parent string) (string, error) {
@@ -308,12 +327,11 @@ func (t *Tree) Describe() string {
 	return strings.Join(parts, "; ")
 }
 
-// Close lets go of the folders, and removes the bases where no leaf is left.
+// Close lets go of the folders.
 func (t *Tree) Close() error {
 	var errs []error
 	for _, h := range t.places {
-		errs = append(errs, h.base.Close(), h.own.Close())
-		_ = unix.Rmdir(h.path) // with leaves in it it stays, for the next start
+		errs = append(errs, h.close())
 	}
 	return errors.Join(errs...)
 }
@@ -322,8 +340,15 @@ func (t *Tree) Close() error {
 func (t *Tree) Leaves() ([]string, error) {
 	var all []string
 	for _, h := range t.places {
-		names, err := children(h.base)
+		base, err := h.parent.OpenRoot(h.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
+			return nil, fmt.Errorf("list groups: %w", err)
+		}
+		names, err := children(base)
+		if err = errors.Join(err, base.Close()); err != nil {
 			return nil, fmt.Errorf("list groups: %w", err)
 		}
 		all = append(all, names...)

@@ -24,21 +24,38 @@ type Leaf struct {
 
 // Leaf makes a leaf, or finds the one that has this name.
 func (t *Tree) Leaf(name string, limits Limits) (*Leaf, error) {
+	t.bases.Lock()
+	defer t.bases.Unlock()
 	l := &Leaf{tree: t, name: name}
 	for _, h := range t.places {
-		if err := h.base.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, errors.Join(fmt.Errorf("make group %s in %s: %w", name, h.path, err), l.Remove())
-		}
-		dir, err := h.base.OpenRoot(name)
+		dir, err := h.leaf(name, limits)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open group %s in %s: %w", name, h.path, err), l.Remove())
+			return nil, errors.Join(fmt.Errorf("make group %s: %w", name, err), l.remove())
 		}
 		l.dirs = append(l.dirs, dir)
-		if err := h.limit(dir, limits); err != nil {
-			return nil, errors.Join(fmt.Errorf("limit group %s in %s: %w", name, h.path, err), l.Remove())
-		}
 	}
 	return l, nil
+}
+
+// leaf makes the leaf's group in one hierarchy.
+func (h *hierarchy) leaf(name string, limits Limits) (*os.Root, error) {
+	base, err := h.base()
+	if err != nil {
+		return nil, err
+	}
+	defer base.Close()
+	if err := base.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("in %s: %w", h.path, err)
+	}
+	dir, err := base.OpenRoot(name)
+	if err != nil {
+		return nil, fmt.Errorf("in %s: %w", h.path, err)
+	}
+	if err := h.limit(dir, limits); err != nil {
+		_ = base.Remove(name)
+		return nil, errors.Join(fmt.Errorf("limit it in %s: %w", h.path, err), dir.Close())
+	}
+	return dir, nil
 }
 
 // period is that of the processor's quota, microseconds.
@@ -293,15 +310,22 @@ func counter(dir *os.Root, file, name string) int64 {
 
 // Remove removes the leaf and every group below it, and lets go of its folders. It must be empty.
 func (l *Leaf) Remove() error {
+	l.tree.bases.Lock()
+	defer l.tree.bases.Unlock()
+	return l.remove()
+}
+
+func (l *Leaf) remove() error {
 	var errs []error
 	for i, dir := range l.dirs {
-		all := groups(dir)
-		for _, group := range slices.Backward(all) {
+		h := l.tree.places[i]
+		for _, group := range slices.Backward(groups(dir)) {
 			if group != "." {
 				errs = append(errs, ifThere(dir.Remove(group)))
 			}
 		}
-		errs = append(errs, ifThere(l.tree.places[i].base.Remove(l.name)), dir.Close())
+		errs = append(errs, ifThere(h.parent.Remove(path.Join(h.name, l.name))), dir.Close())
+		h.prune()
 	}
 	l.dirs = nil
 	if err := errors.Join(errs...); err != nil {

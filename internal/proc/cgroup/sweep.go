@@ -40,19 +40,19 @@ func (t *Tree) Sweep(ctx context.Context, formerly []string) (Swept, error) {
 
 // sibling opens another base of the same hierarchy.
 func (h *hierarchy) sibling(path string) (*hierarchy, error) {
-	same, err := sameDevice(h.path, path)
+	same, err := sameDevice(filepath.Dir(h.path), path)
 	if err != nil || !same {
 		return nil, errors.Join(err, errOther)
 	}
-	base, err := os.OpenRoot(path)
+	parent, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
 	own, err := h.own.OpenRoot(".")
 	if err != nil {
-		return nil, errors.Join(err, base.Close())
+		return nil, errors.Join(err, parent.Close())
 	}
-	return &hierarchy{unified: h.unified, limits: h.limits, kill: h.kill, own: own, base: base, path: path}, nil
+	return &hierarchy{unified: h.unified, limits: h.limits, kill: h.kill, own: own, parent: parent, name: h.name, path: path}, nil
 }
 
 func (t *Tree) sweep(ctx context.Context, s *Swept) error {
