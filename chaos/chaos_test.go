@@ -104,6 +104,15 @@ func TestShort_AFewRandomMoments(t *testing.T) {
 	at.holds(t)
 }
 
+func TestShort_AFirstStartUp(t *testing.T) {
+	at := testSite(t)
+	at.kills = 1
+	if err := playFresh(t.Context(), at); err != nil {
+		t.Error(err)
+	}
+	at.holds(t)
+}
+
 func TestShort_AKilledOperator(t *testing.T) {
 	at := testSite(t)
 	at.kills = 40

@@ -43,7 +43,7 @@ func main() {
 	flag.Uint64Var(&s.seed, "seed", 0, "seed of the plan; 0: a new one, which is printed")
 	flag.IntVar(&s.kills, "kills", 500, "kills at random moments")
 	flag.IntVar(&s.workers, "workers", 2, "instances that are killed side by side")
-	flag.StringVar(&s.only, "only", "", "parts, separated by commas: exact, random, operator, power")
+	flag.StringVar(&s.only, "only", "", "parts, separated by commas: exact, random, fresh, operator, power")
 	flag.BoolVar(&s.verbose, "v", false, "a line for each case")
 	flag.Parse()
 	if s.seed == 0 {
@@ -79,7 +79,7 @@ func run(ctx context.Context, s settings) (err error) {
 	for _, part := range []struct {
 		name string
 		play func(context.Context, *site) error
-	}{{"exact", playExact}, {"random", playRandom}, {"operator", playOperator}, {"power", playPower}} {
+	}{{"exact", playExact}, {"random", playRandom}, {"fresh", playFresh}, {"operator", playOperator}, {"power", playPower}} {
 		if s.only != "" && !slices.Contains(strings.Split(s.only, ","), part.name) {
 			continue
 		}
