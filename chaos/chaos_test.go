@@ -48,7 +48,7 @@ func testSite(t *testing.T) *site {
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
-	seed := rand.Uint64()
+	seed := uint64(1) // the same plan each time: looking for new ones is what make chaos is for
 	if s, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
 		seed = s
 	}

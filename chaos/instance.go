@@ -248,7 +248,7 @@ func (in *instance) startProxy(ctx context.Context) (err error) {
 	if in.proxy, err = in.spawn(in.built.hostmanager, "proxy", "--root", string(in.root), "--listen", in.listen); err != nil {
 		return err
 	}
-	if !await(ctx, 20*time.Second, func() bool {
+	if !await(ctx, time.Minute, func() bool {
 		c, err := net.Dial("tcp", in.listen)
 		if err == nil {
 			_ = c.Close()

@@ -27,7 +27,7 @@ func (in *instance) calm(ctx context.Context, answer string) []string {
 	return wrong
 }
 
-const calmWithin = 30 * time.Second
+const calmWithin = time.Minute
 
 // look says what is not as it must be.
 func (in *instance) look(ctx context.Context, answer string) (wrong []string) {

@@ -147,7 +147,7 @@ func (in *instance) done(ctx context.Context, o order) error {
 
 // registered waits until the agent stands in the environment's record: what hmctl needs.
 func (in *instance) registered(ctx context.Context) bool {
-	return await(ctx, 30*time.Second, func() bool {
+	return awaitEvery(ctx, 50*time.Millisecond, time.Minute, func() bool {
 		var there []environment.Instance
 		there, _, err := in.record.Instances(ctx)
 		return err == nil && len(there) > 0

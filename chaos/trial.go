@@ -169,7 +169,7 @@ func (p *played) killOnce(ctx context.Context, k kill) (fell bool, err error) {
 	} else {
 		await(ctx, resultWithin, func() bool { return p.dead() || p.ended() })
 		// A strike behind the last record comes at the very moment of the end.
-		if !await(ctx, 100*time.Millisecond, p.dead) {
+		if !await(ctx, 2*time.Second, p.dead) {
 			return false, ctx.Err()
 		}
 	}
