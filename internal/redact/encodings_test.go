@@ -5,12 +5,15 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"pgregory.net/rapid"
 
@@ -156,4 +159,41 @@ func TestRedactor_LargeValues(t *testing.T) {
 			t.Fatalf("value %d: %.100q... (%d bytes)", i, got, len(got))
 		}
 	}
+}
+
+// FuzzEncodings writes a value in one of the forms, behind some text and cut into pieces, and holds that it is hidden, and the same as in one piece.
+func FuzzEncodings(f *testing.F) {
+	f.Add("it's a \"secret\"", uint8(0), uint8(3), uint8(1))
+	f.Add("p%ss w+rd", uint8(4), uint8(0), uint8(7))
+	f.Add(strings.Repeat("long-value.", 90), uint8(9), uint8(75), uint8(60))
+	f.Add("emoji 🙂\\n\t\x01", uint8(2), uint8(1), uint8(2))
+	f.Fuzz(func(t *testing.T, v string, form, before, chunk uint8) {
+		if len(v) < redact.MinLength || strings.ContainsAny(v, "\r\n") || strings.TrimSpace(v) != v || !utf8.ValidString(v) || strings.ContainsRune(v, utf8.RuneError) {
+			t.Skip()
+		}
+		all := []string{}
+		for _, forms := range []map[string]string{encodings(v), wrapped(v, int(before))} {
+			for _, name := range slices.Sorted(maps.Keys(forms)) {
+				all = append(all, forms[name])
+			}
+		}
+		text := strings.Repeat(" ", int(before)) + all[int(form)%len(all)] + "\n."
+		r := redact.New()
+		r.Add(v)
+		whole := r.String(text)
+		if !strings.Contains(whole, redact.Mask) {
+			t.Fatalf("%q stays %q", v, text)
+		}
+		var out strings.Builder
+		w := r.Writer(&out)
+		for rest := text; rest != ""; {
+			n := min(1+int(chunk), len(rest))
+			_, _ = w.Write([]byte(rest[:n]))
+			rest = rest[n:]
+		}
+		_ = w.Close()
+		if out.String() != whole {
+			t.Fatalf("in one %q, in pieces %q", whole, out.String())
+		}
+	})
 }

@@ -155,8 +155,8 @@ func (c *cursor) whole() bool  { return c.l.unit(c.l.values[c.lo], c.n) < 0 }
 func (c *cursor) longer() bool { return c.hi-c.lo > 1 || !c.whole() }
 
 // scan calls found for every place of t at which a value begins, with the end of the longest, and open for every one at which one would, or a
-// longer one, if more came.
-func (x *index) scan(t []byte, found func(from, to int), open func(from int)) {
+// longer one, if more came. The first kept bytes have waited before.
+func (x *index) scan(t []byte, kept int, found func(from, to int), open func(from int)) {
 	if len(x.plain.values) == 0 {
 		return
 	}
@@ -164,7 +164,7 @@ func (x *index) scan(t []byte, found func(from, to int), open func(from int)) {
 		if to > from {
 			found(from, to)
 		}
-		if more && waits(t, from, encoded) {
+		if more && (from < kept || waits(t, from, encoded)) {
 			open(from)
 		}
 	}

@@ -63,13 +63,13 @@ func (r *Redactor) Add(values ...string) {
 type span struct{ from, to int }
 
 // spans returns what to hide of b, in order; overlapping values give one span. The first hidden bytes are hidden in any case. open is where the
-// first text begins that could become a value, or a longer one, if more came: len(b) where there is none.
-func (r *Redactor) spans(b []byte, hidden int) (all []span, open int) {
+// first text begins that could become a value, or a longer one, if more came: len(b) where there is none. The first kept bytes were open before.
+func (r *Redactor) spans(b []byte, hidden, kept int) (all []span, open int) {
 	if hidden > 0 {
 		all = append(all, span{0, hidden})
 	}
 	open = len(b)
-	r.index.scan(b, func(from, to int) { all = append(all, span{from, to}) }, func(from int) { open = min(open, from) })
+	r.index.scan(b, kept, func(from, to int) { all = append(all, span{from, to}) }, func(from int) { open = min(open, from) })
 	return merged(all), open
 }
 
@@ -95,7 +95,7 @@ func (r *Redactor) String(s string) string {
 	b := []byte(s)
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	spans, _ := r.spans(b, 0)
+	spans, _ := r.spans(b, 0, 0)
 	if len(spans) == 0 {
 		return s
 	}
@@ -109,7 +109,7 @@ func (r *Redactor) Bytes(b []byte) []byte {
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	spans, _ := r.spans(b, 0)
+	spans, _ := r.spans(b, 0, 0)
 	return masked(b, spans)
 }
 
@@ -144,6 +144,7 @@ type lineWriter struct {
 	w      io.Writer
 	buf    []byte // as it came
 	hidden int    // bytes at its beginning whose mask is written already
+	kept   int    // bytes at its beginning that end a line and wait for the next
 	limit  int    // of buf, from where a line is not waited for
 }
 
@@ -173,7 +174,7 @@ func (l *lineWriter) pass(n int, final bool) error {
 		return nil
 	}
 	l.r.mu.RLock()
-	spans, open := l.r.spans(l.buf, l.hidden)
+	spans, open := l.r.spans(l.buf, l.hidden, l.kept)
 	l.r.mu.RUnlock()
 	if !final {
 		n = min(n, open)
@@ -195,6 +196,7 @@ func (l *lineWriter) pass(n int, final bool) error {
 		out = append(out, l.buf[at:n]...)
 	}
 	l.buf = slices.Delete(l.buf, 0, n)
+	l.kept = bytes.IndexByte(l.buf, '\n') + 1
 	if n > 0 {
 		l.hidden = hidden
 	}
