@@ -70,6 +70,7 @@ type instance struct {
 	version int    // index of the bundle that serves
 	sent    int
 	lives   time.Time // when the agent was started last
+	quit    context.CancelFunc
 }
 
 // newInstance makes an instance with its queues, its proxy and, in its root, its hooks. The agent is not started.
@@ -99,6 +100,7 @@ func newInstance(ctx context.Context, at *site, name, binary string, faults []lo
 	if in.bundles, err = packBundles(ctx, in); err != nil {
 		return in, err
 	}
+	ctx, in.quit = context.WithCancel(ctx)
 	go in.answers.collect(ctx, in.queues, in.outbox)
 	return in, in.writeHooks()
 }
@@ -295,6 +297,9 @@ func rest(ctx context.Context, d time.Duration) {
 func (in *instance) close() error {
 	in.agent.kill()
 	in.proxy.kill()
+	if in.quit != nil {
+		in.quit()
+	}
 	var errs []error
 	if in.aws != nil && in.listen != "" {
 		cmd := exec.Command(in.built.hostmanager, "purge", "--root", string(in.root))
