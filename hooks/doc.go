@@ -20,12 +20,14 @@
 //
 //	# hostmanager: repeatable
 //
-// The comment may begin with #, //, --, ; or %.
+// What a file leaves running when it ends is ended too. One that starts a daemon on purpose says so there: "# hostmanager: detach", or both,
+// "# hostmanager: repeatable, detach: true"; then it stays, if the file ended well. The comment may begin with #, //, --, ; or %.
 //
 // # What a file is given
 //
 // Working directory: the root folder ("/"). Standard input: /dev/null. Environment: Call.Env, PATH, HOME and LANG where that sets none,
-// EB_COMMAND_DEADLINE (epoch milliseconds, from the context) and EB_EVENT_FILE. Into that file a hook may append events, YAML or JSON documents
+// EB_COMMAND_DEADLINE (epoch milliseconds, from the context) and EB_EVENT_FILE; nothing of the agent's own, and nothing that decides what the loader
+// or the shell does before the file's first line (LD_*, BASH_ENV ...). Into that file a hook may append events, YAML or JSON documents
 // each followed by a line "---", with msg, severity (INFO when absent) and timestamp (seconds or milliseconds; now when absent):
 //
 //	{"msg": "Migrated 3 tables.", "severity": "INFO", "timestamp": 1763726400}

@@ -124,7 +124,7 @@ func open(o Options, mounts []mount) (*Tree, error) {
 			continue
 		}
 		wanted := m.unified
-		for _, c := range []string{"freezer", "memory", "pids", "cpu", "cpuacct"} {
+		for _, c := range []string{"freezer", "memory", "pids", "cpu"} {
 			wanted = wanted || slices.Contains(m.controllers, c)
 		}
 		if !wanted {
