@@ -93,7 +93,7 @@ func TestResume_BehindEveryRecord(t *testing.T) {
 		before := countRecords(t, w.root)
 		var c protocol.Command
 		w.killBehind(before+k, func() { c = w.send(order{name: protocol.CmdAppDeploy, manifest: v}) })
-		for again := range k % 3 { // the second and the third agent die behind the first records they write
+		for again := range k % 4 / 2 * (k%4 - 1) { // of some, the second and the third agent die behind the first records they write
 			if !w.journalled(c.Identity()).Finished() && w.journalled(c.Identity()).Identity != "" {
 				w.killBehind(countRecords(t, w.root)+again+1, nil)
 			}
