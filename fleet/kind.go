@@ -43,7 +43,10 @@ func restartKind() operationKind {
 // rollbackKind brings the desired state back by the same command that brought what is taken back.
 func rollbackKind(of operationKind, label string) operationKind {
 	of.purpose = "go back to version " + label
-	of.done, of.reverted, of.mixed, of.back = []string{textReverted}, "", "", true
+	of.done, of.reverted, of.mixed, of.back = nil, "", "", true
+	if of.command == protocol.CmdConfigDeploy {
+		of.done = []string{textReverted}
+	}
 	return of
 }
 
