@@ -21,9 +21,12 @@ type fate int
 const (
 	keep fate = iota
 	slim      // sent: payloads and events of steps are of no more use
-	bare      // sent, and beyond KeepBytes: no payloads at all
+	bare      // sent, and beyond KeepBytes: no payloads, and nothing of what happened between acceptance and result
 	drop
 )
+
+// stepBytes is about what the two records of a step take once its payload is gone.
+const stepBytes = 400
 
 // plan gives the fate of every command that does not keep everything.
 type plan struct {
@@ -48,9 +51,9 @@ func makePlan(s *state, opts Options, now time.Time) plan {
 		case c.SentAt.IsZero():
 		default:
 			p.fates[c.Identity] = slim
-			if room -= int64(len(c.Message) + len(c.Result)); room < 0 {
+			if room -= int64(len(c.Message) + len(c.Result) + len(c.Steps)*stepBytes); room < 0 {
 				p.fates[c.Identity] = bare
-				p.saves = p.saves || c.Message != nil || c.Result != nil
+				p.saves = p.saves || c.Message != nil || c.Result != nil || len(c.Steps) > 0
 			}
 		}
 	}
@@ -65,7 +68,7 @@ func (p plan) rewrite(w wireRecord, payload []byte) ([]byte, error) {
 	switch {
 	case w.Type == identity || f == keep:
 		return payload, nil
-	case f == drop:
+	case f == drop, f == bare && inner:
 		return nil, nil
 	case w.Payload == nil && w.Events == nil, !inner && !ends, ends && f == slim:
 		return payload, nil

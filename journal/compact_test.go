@@ -104,6 +104,42 @@ func TestCompact_BoundsWhatOldResultsHold(t *testing.T) {
 	}
 }
 
+// Steps take more room than messages and results: those of old commands go with them, or the journal would grow with every command.
+func TestCompact_BoundsWhatOldStepsHold(t *testing.T) {
+	path := filepath.Join(fast(t), "journal")
+	o := options(nil)
+	o.CompactAt, o.KeepBytes = 64<<10, 16<<10
+	j, err := journal.Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	for i := range 200 {
+		records := life(fmt.Sprint("c", i))
+		add(t, j, records[0])
+		for n := range 20 {
+			started, done := records[1], records[2]
+			started.Step, done.Step = fmt.Sprint("step", n), fmt.Sprint("step", n)
+			add(t, j, started, done)
+		}
+		add(t, j, records[5], records[6])
+	}
+	if err := j.Compact(o.Now()); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(path)
+	if err != nil || st.Size() > 128<<10 {
+		t.Errorf("journal grew to %d bytes", st.Size())
+	}
+	commands := j.Commands()
+	if len(commands) != 200 || len(commands[0].Steps) != 0 || !commands[0].Finished() || len(commands[199].Steps) != 20 {
+		t.Errorf("%d commands, first %+v", len(commands), commands[0])
+	}
+	if err := j.Append(life("c0")[0]); err == nil {
+		t.Error("an old command was accepted again")
+	}
+}
+
 // newer is a journal as a later version could write it: other record types, other members, a higher format.
 func newer() []byte {
 	b := []byte("HMJOURNAL 00007\n")

@@ -56,8 +56,8 @@ type Options struct {
 	CompactAt  int64                // file size in bytes from which Append compacts; default DefaultCompactAt
 	// OnFull is called from Append where there is no room for a record; it may free some, and says whether trying once more makes sense.
 	OnFull func() bool
-	// KeepBytes bounds messages and results of sent commands kept at compaction, newest first; older ones keep identity and times only, so a
-	// duplicate is still known but its result no longer sent again. Default DefaultKeepBytes.
+	// KeepBytes bounds messages, results and steps of sent commands kept at compaction, newest first; older ones keep identity and times only, so
+	// a duplicate is still known but its result no longer sent again. Default DefaultKeepBytes.
 	KeepBytes int64
 }
 
