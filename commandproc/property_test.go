@@ -58,6 +58,7 @@ func fastFolder(t *testing.T) string {
 type moment struct {
 	tick int
 	what string // killed, paused, aborted
+	then int    // an aborted one is killed as many ticks later; 0: it is not
 }
 
 // randomWorld is a table of steps, what each has done to the world, and the moments at which lives end.
@@ -76,6 +77,7 @@ type randomWorld struct {
 	applied map[string]bool // compensated ones that are in effect
 	told    []string        // EB_COMMAND_STATUS of cleanup hooks
 	settled int
+	late    []string // steps that a life began after the end of the command had been asked for in an earlier one
 
 	// of the life under way
 	ticks   int
@@ -84,7 +86,8 @@ type randomWorld struct {
 	abort   context.CancelCauseFunc
 	journal *journal.Journal
 	id      string
-	aborted bool
+	life    int
+	aborted int // the life in which somebody asked for the command's end, counted from 1
 }
 
 var semantics = []protocol.Semantics{protocol.Repeatable, protocol.Once, protocol.Compensated}
@@ -125,6 +128,7 @@ func drawWorld(t *rapid.T, root layout.Root) *randomWorld {
 		w.lives = append(w.lives, moment{
 			tick: rapid.IntRange(1, 60).Draw(t, "tick"),
 			what: rapid.SampledFrom([]string{"killed", "killed", "killed", "paused", "aborted"}).Draw(t, "what"),
+			then: rapid.IntRange(0, 6).Draw(t, "then"),
 		})
 	}
 	return w
@@ -145,7 +149,10 @@ func (w *randomWorld) tick() {
 		if c, _ := w.journal.Command(w.id); c.Finished() {
 			return
 		}
-		w.aborted = true
+		w.aborted = w.life
+		if w.now.then > 0 {
+			defer func() { w.now = moment{tick: w.ticks + w.now.then, what: "killed"} }()
+		}
 		w.abort(fmt.Errorf("%w by a test", commandproc.ErrAborted))
 		if err := w.journal.Append(journal.Record{Type: journal.Abort, Command: w.id, Payload: json.RawMessage(`"command was aborted by a test"`)}); err != nil {
 			panic(err)
@@ -157,6 +164,9 @@ func (w *randomWorld) step(name string, s protocol.Semantics) hooks.Builtin {
 	w.semantic[name] = s
 	base := name[strings.LastIndexByte(name, '/')+1:]
 	b := hooks.Builtin{Name: base, Semantics: s, Run: func(_ context.Context, c *hooks.Call) error {
+		if w.aborted > 0 && w.aborted < w.life && !strings.Contains(name, "/cleanup/") {
+			w.late = append(w.late, name)
+		}
 		w.tick()
 		if s == protocol.Compensated {
 			if w.applied[name] {
@@ -259,7 +269,7 @@ func (w *randomWorld) live(t *rapid.T) {
 		if c, _ := w.journal.Command(w.id); c.Finished() {
 			return
 		}
-		w.ticks, w.now = 0, moment{}
+		w.ticks, w.now, w.life = 0, moment{}, n+1
 		if n < len(w.lives) {
 			w.now = w.lives[n]
 		}
@@ -322,6 +332,9 @@ func (w *randomWorld) check(t *rapid.T) {
 		if w.semantic[step] == protocol.Once && n > 1 {
 			t.Errorf("%s ran %d times", step, n)
 		}
+	}
+	if len(w.late) > 0 {
+		t.Errorf("%v began although the command was aborted", w.late)
 	}
 	def, _ := commandproc.Lookup(w.command)
 	if !def.Deploys {
@@ -389,7 +402,7 @@ func (w *randomWorld) checkFailure(t *rapid.T, e protocol.ResponseEntry) {
 	}
 	byDesign := strings.Contains(e.Msg, "by design") || strings.Contains(cmp.Or(e.Msg, "-"), "failed")
 	switch {
-	case e.Cause == protocol.CauseAborted && w.aborted, e.Cause == protocol.CauseInterrupted, byDesign:
+	case e.Cause == protocol.CauseAborted && w.aborted > 0, e.Cause == protocol.CauseInterrupted, byDesign:
 	default:
 		t.Errorf("nobody asked for this failure: %+v", e)
 	}
