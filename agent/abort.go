@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,6 +46,9 @@ func abortCause(o protocol.AbortOrder) error {
 // abortedBefore finds whether the operation was aborted here, and by whom; nil where it was not.
 func (a *Agent) abortedBefore(operation string) error {
 	for _, c := range a.Journal.Commands() {
+		if !bytes.Contains(c.Message, []byte(protocol.CmdAbort)) { // decoding them all would cost every command of a long journal its time
+			continue
+		}
 		_, r, err := decodeAccepted(c)
 		if err != nil {
 			continue

@@ -274,16 +274,18 @@ func TestFleetAbort_PutsBackWhoHasIt(t *testing.T) {
 func TestFleetAbort_NamesWhoIsAway(t *testing.T) {
 	c := newCrew(t, "i-a", "i-b")
 	c.deployed("v1")
-	hanging, _ := c.members[0].hangs("appdeploy/pre/02wait")
+	must(t, c.members[1].agent.stop())
 	ctx, closed := context.WithCancel(t.Context())
 	deploy, _ := c.deploying(ctx, "v2")
-	hanging()
+	eventually(t, "i-a is through with its build", func() bool {
+		d, _, err := c.record.LastDeployment(t.Context())
+		return err == nil && len(d.Stages) == 2 && len(d.Stages[0].Outcomes) == 1
+	})
 	closed()
 	<-deploy
-	must(t, c.members[1].agent.stop())
 	f, out := c.operator("bert")
 	f.PickupWindow = time.Second
-	report, err := f.Abort(t.Context(), fleet.AbortRequest{Timeout: 2 * time.Second})
+	report, err := f.Abort(t.Context(), fleet.AbortRequest{Timeout: 5 * time.Second})
 	if !errors.Is(err, fleet.ErrNotUniform) || report.Uniform || !report.Aborted || !strings.Contains(err.Error(), "no answer from i-b") {
 		t.Errorf("%+v, %v\n%s", report, err, out)
 	}
