@@ -58,6 +58,9 @@ func (a *Agent) take(m queue.Message) error {
 
 // malformed drops a message that can never become a command. Nobody can be told but the log and the events.
 func (a *Agent) malformed(m queue.Message, err error) {
+	if !a.tellsRefusal() {
+		return
+	}
 	a.Logs.Listener.Errorf("Received invalid message: %s", err)
 	a.Logs.Listener.Infof("Invalid message, deleting: %s", m.Receipt)
 	a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("An invalid message was removed from the command queue: %v.", err)})

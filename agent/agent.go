@@ -116,6 +116,7 @@ type Agent struct {
 	outages   *outages
 	disk      *diskKeeper
 	clockOff  bool        // only the intake loop's
+	dropped   refusals    // only the intake loop's
 	owed      atomic.Bool // the platform did not answer when the agent started, so what an earlier one left is not put right yet
 
 	mu        sync.Mutex // guards the rest

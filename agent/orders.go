@@ -55,8 +55,48 @@ func (a *Agent) checkSigned(c protocol.Command) error {
 	return a.Trusted.Verify(c.Signature.KeyID, c.SigningBytes(), c.Signature.Value)
 }
 
+// Whoever can send to the queue can have messages refused as fast as they can send. What is said of it must not wash everything else out of the files.
+const (
+	refusalsTold  = 30 // in refusalWindow; of the rest only the number is told
+	refusalWindow = time.Minute
+)
+
+// refusals counts messages that were dropped. Only the intake loop uses it.
+type refusals struct {
+	since  time.Time
+	count  int
+	silent int // not told yet
+}
+
+// tell counts one and returns whether it is told, and how many before it were not.
+func (r *refusals) tell(now time.Time) (told bool, before int) {
+	if d := now.Sub(r.since); d < 0 || d >= refusalWindow {
+		r.since, r.count = now, 0
+	}
+	r.count++
+	if r.count > refusalsTold {
+		r.silent++
+		return false, 0
+	}
+	before, r.silent = r.silent, 0
+	return true, before
+}
+
+// tellsRefusal tells whether one more dropped message is worth its lines, and of those before it that were not.
+func (a *Agent) tellsRefusal() bool {
+	told, before := a.dropped.tell(a.Now())
+	if before > 0 {
+		a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf(
+			"%d more messages were refused and removed from the command queue. Somebody floods it: look who may send to it.", before)})
+	}
+	return told
+}
+
 // refuseUnsigned drops a command that nobody who is trusted gave. It gets no answer: the queue it names is as little to be trusted as the rest of it.
 func (a *Agent) refuseUnsigned(m queue.Message, c protocol.Command, err error) {
+	if !a.tellsRefusal() {
+		return
+	}
 	a.Logs.Listener.Errorf("Received a command that is %s, deleting: %s", err, m.Receipt)
 	a.log.Warn("order refused", slog.Any("error", err), slog.String("invocation", c.InvocationID))
 	hint := ""

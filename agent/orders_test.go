@@ -444,6 +444,24 @@ func TestOrders_ADamagedMarkRefuses(t *testing.T) {
 	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v3", nil, nil)})
 }
 
+// A flood of refused messages neither holds up what is in order nor washes the events away.
+func TestOrders_AFloodOfRefusalsIsToldInFewWords(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.booted()
+	c := w.command(order{name: protocol.CmdRestartAppServer})
+	c.Signature = protocol.Signature{}
+	const many = 60
+	for range many {
+		w.sendAgain(c, form{})
+	}
+	w.checkQueueEmpty()
+	if said := strings.Count(w.events(), "An order was refused"); said < 30 || said == many { // 30 a minute
+		t.Errorf("said %d times", said)
+	}
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+}
+
 // With insecure_unsigned anyone's order is carried out, also one that is signed, and every start says so.
 func TestOrders_InsecureUnsigned(t *testing.T) {
 	w := newWorld(t)
