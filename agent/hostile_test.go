@@ -31,7 +31,7 @@ func TestAgent_HostileHooks(t *testing.T) {
 		"sleeper in a session":   {"setsid sleep MARK & exec sleep MARK", time.Second, 1, []string{"Command timed out after 1 seconds: Hook ", "failed: its time was over"}},
 		"daemon unseen":          {"(env -i setsid sh -c 'sleep MARK & exec sleep MARK' &) & sleep 0.1; exit 9", time.Minute, 9, []string{"failed."}},
 		"remover of its leaf":    {leaveLeaf + "setsid sleep MARK & sleep MARK", time.Second, 1, []string{"its time was over"}},
-		"fork bomb":              {"exec bash -c ': MARK; f() { f | f & }; f'", time.Minute, 1, []string{"more processes and threads than its limit of 64 (HookPidsMax)"}},
+		"fork bomb":              {"exec bash -c ': MARK; f() { f | f & }; f; sleep 1; exit 1'", time.Minute, 1, []string{"more processes and threads than its limit of 64 (HookPidsMax)"}},
 		"memory hog":             {"head -c 300000000 /dev/zero | tail -c 300000000 | wc -c >&2; sleep 0.5; exit 9", time.Minute, 0, []string{"64 MiB (HookMemoryMax)"}},
 		"ended by a signal":      {"kill -SEGV $$", time.Minute, 1, []string{"ended by the signal SIGSEGV"}},
 		"command not found":      {"nosuchcommand", time.Minute, 127, []string{"nosuchcommand: not found", "status 127: a command in it was not found"}},

@@ -229,7 +229,7 @@ func TestSpawner_Limits(t *testing.T) {
 			body := "i=0; while [ $i -lt 150 ]; do sleep $U & i=$((i+1)); done; wait; exit 3"
 			_, _, err := a.run(t.Context(), body, limits)
 			if kind == proc.CgroupV1 {
-				_, _, err = a.run(t.Context(), "bash -c ': '$U'; f() { f | f & }; f'", limits) // without an end: the kernel holds it
+				_, _, err = a.run(t.Context(), "bash -c ': '$U'; f() { f | f & }; f; sleep 1; exit 1'", limits) // without an end: the kernel holds it
 			}
 			var pids *proc.PIDsError
 			if !errors.As(err, &pids) || pids.Limit != 40 {

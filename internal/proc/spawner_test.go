@@ -304,9 +304,9 @@ func TestSpawner_DetachedDaemonLivesOn(t *testing.T) {
 	}
 }
 
-// flood is what the 10 GB writer writes: 10 GB where HOSTMANAGER_LONG is set.
+// flood is what the 10 GB writer writes: 10 GB where HOSTMANAGER_TEST_LONG is set.
 func flood() int64 {
-	if os.Getenv("HOSTMANAGER_LONG") != "" {
+	if os.Getenv("HOSTMANAGER_TEST_LONG") != "" {
 		return 10 << 30
 	}
 	return 256 << 20
