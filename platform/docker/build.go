@@ -204,7 +204,8 @@ func (p *Platform) supply(ctx context.Context, tree *buildContext, options *buil
 
 // followBuild copies the build's output and returns the id of the image. A failed step wraps errBuildStep.
 func followBuild(body io.Reader, out io.Writer, hide *redact.Redactor) (id string, err error) {
-	trace := newBuildTrace(out)
+	trace := newBuildTrace(out, hide)
+	defer trace.close()
 	err = eachMessage(body, func(m streamMessage) error {
 		if text := m.failure(hide); text != "" {
 			return fmt.Errorf("%w: %s", errBuildStep, text)

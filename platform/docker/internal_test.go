@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protowire"
 	"pgregory.net/rapid"
+
+	"hostmanager/internal/redact"
 )
 
 // The parsers below have no exported face, so their tests live inside.
@@ -97,7 +99,7 @@ func message(fields ...any) []byte {
 
 func TestBuildTrace_WritesPlainLines(t *testing.T) {
 	var out strings.Builder
-	trace := newBuildTrace(&out)
+	trace := newBuildTrace(&out, redact.New())
 	messages := [][]byte{
 		message(fieldVertexes, message(vertexDigest, "sha256:a", vertexName, "[1/2] FROM  x\n")),
 		message(fieldVertexes, message(vertexDigest, "sha256:b", vertexName, "[2/2] RUN make")),
@@ -118,13 +120,36 @@ func TestBuildTrace_WritesPlainLines(t *testing.T) {
 	}
 }
 
+// TestBuildTrace_HidesWhatComesInPieces has a step write a secret byte by byte, and another one on two lines, while a second step writes too.
+func TestBuildTrace_HidesWhatComesInPieces(t *testing.T) {
+	hide := redact.New()
+	hide.Add("first-secret", "second\nsecret")
+	var out strings.Builder
+	trace := newBuildTrace(&out, hide)
+	for _, c := range "a first-secret.\nsecond\nsecret\n" {
+		for _, m := range [][]byte{message(logVertex, "a", logMsg, string(c)), message(logVertex, "b", logMsg, "x\n")} {
+			if err := trace.add(message(fieldLogs, m)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := trace.add(message(fieldLogs, message(logVertex, "a", logMsg, "unfinished"))); err != nil {
+		t.Fatal(err)
+	}
+	trace.close()
+	got := strings.ReplaceAll(out.String(), "#2 x\n", "")
+	if want := "#1 a [redacted].\n#1 [redacted]\n#1 unfinished\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func FuzzBuildTrace(f *testing.F) {
 	f.Add(message(fieldVertexes, message(vertexDigest, "a", vertexName, "b", vertexCached, true, vertexError, "c"), fieldLogs, message(logVertex, "a", logMsg, "d\ne")))
 	seed, _ := base64.StdEncoding.DecodeString("CgYKAWESAWI=")
 	f.Add(seed)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var out bytes.Buffer
-		_ = newBuildTrace(&out).add(data)
+		_ = newBuildTrace(&out, nil).add(data)
 		for line := range strings.Lines(out.String()) {
 			if !strings.HasPrefix(line, "#") {
 				t.Errorf("line %q", line)

@@ -6,18 +6,22 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"hostmanager/internal/redact"
 )
 
 // buildTrace turns the progress that BuildKit sends (moby.buildkit.v1.StatusResponse, github.com/moby/buildkit api/services/control/control.proto)
 // into the plain lines of docker build. It is used by one goroutine and keeps one small entry a step.
 type buildTrace struct {
 	out   io.Writer
+	hide  *redact.Redactor
 	steps map[string]*traceStep
 }
 
 type traceStep struct {
 	number   int
 	finished bool
+	output   [2]io.WriteCloser // what the step puts out goes here, by stream, and is masked before its lines are told apart from other steps'
 }
 
 // maxSteps bounds what a hostile builder could make us remember; a build of more steps than this has its later ones unnumbered.
@@ -35,11 +39,43 @@ const (
 	vertexError     = 7
 
 	logVertex = 1
+	logStream = 3 // 1 is standard output, 2 standard error
 	logMsg    = 4
 )
 
-func newBuildTrace(out io.Writer) *buildTrace {
-	return &buildTrace{out: out, steps: map[string]*traceStep{}}
+func newBuildTrace(out io.Writer, hide *redact.Redactor) *buildTrace {
+	return &buildTrace{out: out, hide: hide, steps: map[string]*traceStep{}}
+}
+
+// close writes what is left of unfinished lines.
+func (t *buildTrace) close() {
+	for _, s := range t.steps {
+		s.close()
+	}
+}
+
+func (s *traceStep) close() {
+	for n, w := range s.output {
+		if w != nil {
+			_ = w.Close() // it writes to memory and logs, whose failures are not the build's
+			s.output[n] = nil
+		}
+	}
+}
+
+// numbered puts the number of a step before each line.
+type numbered struct {
+	out    io.Writer
+	number int
+}
+
+func (n numbered) Write(p []byte) (int, error) {
+	for line := range strings.SplitSeq(strings.TrimRight(string(p), "\r\n"), "\n") {
+		if _, err := fmt.Fprintf(n.out, "#%d %s\n", n.number, strings.TrimRight(line, "\r")); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
 }
 
 // add takes one decoded message.
@@ -95,6 +131,7 @@ func (t *buildTrace) vertex(message []byte) error {
 		return nil
 	}
 	s.finished = true
+	s.close()
 	switch {
 	case failure != "":
 		fmt.Fprintf(t.out, "#%d ERROR: %s\n", s.number, oneLine(failure))
@@ -106,10 +143,13 @@ func (t *buildTrace) vertex(message []byte) error {
 
 func (t *buildTrace) log(message []byte) error {
 	var digest, msg string
+	stream := 0
 	err := eachField(message, func(f field) error {
 		switch f.number {
 		case logVertex:
 			digest = string(f.bytes)
+		case logStream:
+			stream = int(f.varint) & 1
 		case logMsg:
 			msg = string(f.bytes)
 		}
@@ -119,9 +159,10 @@ func (t *buildTrace) log(message []byte) error {
 		return err
 	}
 	s, _ := t.step(digest)
-	for line := range strings.SplitSeq(strings.TrimRight(msg, "\r\n"), "\n") {
-		fmt.Fprintf(t.out, "#%d %s\n", s.number, strings.TrimRight(line, "\r"))
+	if s.output[stream] == nil {
+		s.output[stream] = t.hide.Writer(numbered{t.out, s.number})
 	}
+	_, _ = io.WriteString(s.output[stream], msg)
 	return nil
 }
 
