@@ -160,8 +160,10 @@ func (p *plugged) newBoot() error {
 	if err := os.WriteFile(file, fmt.Appendf(nil, "00000000-0000-4000-8000-%012d\n", p.boot), 0o644); err != nil {
 		return err
 	}
-	p.wrap = []string{"unshare", "--mount", "--propagation", "private", "sh", "-c",
-		`mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, file}
+	p.wrap = []string{
+		"unshare", "--mount", "--propagation", "private", "sh", "-c",
+		`mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, file,
+	}
 	return nil
 }
 

@@ -217,11 +217,13 @@ func (r ticking) then(err error) error { r.w.tick(); return err }
 func (r ticking) Started(step string, s protocol.Semantics, p json.RawMessage) error {
 	return r.then(r.Recorder.Started(step, s, p))
 }
+
 func (r ticking) Done(step string, e json.RawMessage) error { return r.then(r.Recorder.Done(step, e)) }
-func (r ticking) Undone(step string) error                  { return r.then(r.Recorder.Undone(step)) }
-func (r ticking) Resumed() error                            { return r.then(r.Recorder.Resumed()) }
-func (r ticking) Paused() error                             { return r.then(r.Recorder.Paused()) }
-func (r ticking) Verdict(p json.RawMessage) error           { return r.then(r.Recorder.Verdict(p)) }
+
+func (r ticking) Undone(step string) error        { return r.then(r.Recorder.Undone(step)) }
+func (r ticking) Resumed() error                  { return r.then(r.Recorder.Resumed()) }
+func (r ticking) Paused() error                   { return r.then(r.Recorder.Paused()) }
+func (r ticking) Verdict(p json.RawMessage) error { return r.then(r.Recorder.Verdict(p)) }
 
 type tickingSteps struct{ w *randomWorld }
 

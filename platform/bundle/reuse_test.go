@@ -67,8 +67,12 @@ func TestStage_WithoutTheBundleBefore(t *testing.T) {
 	_, err := f.Stage(t.Context(), sourceOf(body), filepath.Join(dir, "one"), bundle.Before{})
 	must(t, err)
 	for n, before := range []bundle.Before{
-		{}, {SHA256: sourceOf(body).SHA256}, {Tree: filepath.Join(dir, "one")}, {Tree: filepath.Join(dir, "none"), SHA256: sourceOf(body).SHA256},
-		{Tree: filepath.Join(dir, "one"), SHA256: "../../etc"}, {Tree: filepath.Join(dir, "one"), SHA256: sourceOf([]byte("other")).SHA256},
+		{},
+		{SHA256: sourceOf(body).SHA256},
+		{Tree: filepath.Join(dir, "one")},
+		{Tree: filepath.Join(dir, "none"), SHA256: sourceOf(body).SHA256},
+		{Tree: filepath.Join(dir, "one"), SHA256: "../../etc"},
+		{Tree: filepath.Join(dir, "one"), SHA256: sourceOf([]byte("other")).SHA256},
 	} {
 		dest := filepath.Join(dir, fmt.Sprint("next", n))
 		stats, err := f.Stage(t.Context(), sourceOf(body), dest, before)

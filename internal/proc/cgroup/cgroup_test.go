@@ -22,14 +22,18 @@ func TestParseMounts(t *testing.T) {
 	}{
 		{
 			"unified, under systemd", "31 23 0:27 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n",
-			"0::/system.slice/hostmanager.service\n", []mount{{unified: true, own: "/sys/fs/cgroup/system.slice/hostmanager.service"}},
+			"0::/system.slice/hostmanager.service\n",
+			[]mount{{unified: true, own: "/sys/fs/cgroup/system.slice/hostmanager.service"}},
 		},
 		{
 			"hybrid", "40 39 0:33 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n41 39 0:34 / /sys/fs/cgroup/freezer rw shared:1 - cgroup cgroup rw,freezer\n" +
 				"42 39 0:35 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n43 39 0:36 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n",
-			"4:cpu,cpuacct:/a\n3:freezer:/\n1:name=systemd:/b\n0::/\n", []mount{
-				{controllers: []string{"cpu", "cpuacct"}, own: "/sys/fs/cgroup/cpu,cpuacct/a"}, {controllers: []string{"freezer"}, own: "/sys/fs/cgroup/freezer", top: true},
-				{unified: true, own: "/sys/fs/cgroup/unified", top: true}, {controllers: []string{"name=systemd"}, own: "/sys/fs/cgroup/systemd/b"},
+			"4:cpu,cpuacct:/a\n3:freezer:/\n1:name=systemd:/b\n0::/\n",
+			[]mount{
+				{controllers: []string{"cpu", "cpuacct"}, own: "/sys/fs/cgroup/cpu,cpuacct/a"},
+				{controllers: []string{"freezer"}, own: "/sys/fs/cgroup/freezer", top: true},
+				{unified: true, own: "/sys/fs/cgroup/unified", top: true},
+				{controllers: []string{"name=systemd"}, own: "/sys/fs/cgroup/systemd/b"},
 			},
 		},
 		{
@@ -72,7 +76,8 @@ func TestLimit_WritesWhatTheKernelReads(t *testing.T) {
 		{hierarchy{unified: true, limits: []string{"pids"}}, []string{"pids.max"}, map[string]string{"pids.max": "40"}},
 		{hierarchy{unified: true, limits: []string{"memory"}}, []string{"memory.max"}, map[string]string{"memory.max": "67108864"}}, // a kernel without swap accounting
 		{
-			hierarchy{limits: []string{"cpu", "cpuacct"}}, []string{"cpu.cfs_quota_us", "cpu.cfs_period_us"},
+			hierarchy{limits: []string{"cpu", "cpuacct"}},
+			[]string{"cpu.cfs_quota_us", "cpu.cfs_period_us"},
 			map[string]string{"cpu.cfs_quota_us": "150000", "cpu.cfs_period_us": "100000"},
 		},
 	} {
