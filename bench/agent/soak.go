@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"strings"
 	"time"
 
 	"hostmanager/protocol"
@@ -114,9 +115,26 @@ func printSoak(n int, took time.Duration, samples []sample) {
 	fmt.Printf("%d commands in %s, %d looks\n", n, took.Round(time.Second), len(samples))
 	fmt.Printf("RSS over the second half: mean %.1f MB (10^6 bytes), rises by %+.2f MB or %+.1f %%; the first look %.1f MB, the last %.1f MB\n",
 		mean, rise, 100*rise/mean, float64(first.ResidentBytes)/1e6, float64(last.ResidentBytes)/1e6)
+	fmt.Printf("RSS by eighths of the soak: %s MB\n", eighths(samples))
 	fmt.Printf("descriptors:  %s\n", extent(half, func(s sample) int64 { return int64(s.Runtime.Descriptors) }))
 	fmt.Printf("goroutines:   %s\n", extent(half, func(s sample) int64 { return int64(s.Runtime.Goroutines) }))
 	fmt.Printf("journal:      %s bytes\n", extent(samples, func(s sample) int64 { return s.Runtime.JournalBytes }))
+}
+
+// eighths shows the means of eight stretches of the samples: whether a rise goes on or comes to its end.
+func eighths(samples []sample) string {
+	var text []string
+	for n := range 8 {
+		part := samples[n*len(samples)/8 : (n+1)*len(samples)/8]
+		sum := 0.0
+		for _, s := range part {
+			sum += float64(s.Runtime.ResidentBytes) / 1e6
+		}
+		if len(part) > 0 {
+			text = append(text, fmt.Sprintf("%.1f", sum/float64(len(part))))
+		}
+	}
+	return strings.Join(text, ", ")
 }
 
 // fit lays a straight line through values at even distances, by least squares: their mean, and by how much the line rises from first to last.
