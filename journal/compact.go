@@ -107,7 +107,8 @@ func (j *Journal) compactNow(p plan) {
 	if err := j.compact(p); err != nil {
 		j.opts.Log.Warn("journal not compacted", slog.Any("error", err), slog.Int64("bytes", j.size))
 	}
-	j.compactAt = max(j.opts.CompactAt, 2*j.size)
+	// A quarter of what must stay, so that rewriting costs little for each record, and what waits to be dropped stays small beside it.
+	j.compactAt = max(j.opts.CompactAt, j.size+max(j.opts.CompactAt/2, j.size/4))
 }
 
 func (j *Journal) compact(p plan) error {

@@ -37,8 +37,8 @@ var (
 // Defaults of Options.
 const (
 	Window           = 14 * 24 * time.Hour // the longest an SQS queue keeps a message
-	DefaultCompactAt = 2 << 20
-	DefaultKeepBytes = 1 << 20
+	DefaultCompactAt = 1 << 20
+	DefaultKeepBytes = 512 << 10
 
 	// compactFloor is the file size from which Open compacts: rewriting less gains nothing and makes every start wait for the disk.
 	compactFloor = 64 << 10
