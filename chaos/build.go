@@ -18,6 +18,7 @@ type built struct {
 	hmctl       string
 	striking    string // hostmanager that strikes itself at a chosen record
 	app         string // the application's binary
+	bundles     []bundle
 }
 
 // buildAll builds the shipped binaries, the agent that strikes itself, and the application.
@@ -34,6 +35,9 @@ func buildAll(ctx context.Context, dir string) (built, error) {
 		if err := build(ctx, module, out, pkg, ""); err != nil {
 			return b, err
 		}
+	}
+	if b.bundles, err = packBundles(ctx, module, b.app, filepath.Join(dir, "app")); err != nil {
+		return b, err
 	}
 	return b, plant(ctx, module, b.striking, strikes())
 }

@@ -97,7 +97,7 @@ func newInstance(ctx context.Context, at *site, name, binary string, faults []lo
 	if in.listen, err = freeAddress(); err != nil {
 		return in, err
 	}
-	if in.bundles, err = packBundles(ctx, in); err != nil {
+	if err := in.upload(ctx); err != nil {
 		return in, err
 	}
 	ctx, in.quit = context.WithCancel(ctx)

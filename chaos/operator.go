@@ -25,27 +25,28 @@ const (
 	startup = "startup"
 )
 
-// bundle is a version of the application in the bucket.
+// bundle is a version of the application: its folder, its archive, and where the archive lies in the bucket.
 type bundle struct {
-	label  string
-	folder string
-	source protocol.RuntimeSource
+	label   string
+	folder  string
+	archive string
+	source  protocol.RuntimeSource
 }
 
 // packBundles makes a few versions of the application. They are deployed again and again: what a deployment is known by is its greeting.
-func packBundles(ctx context.Context, in *instance) ([]bundle, error) {
-	binary, err := os.ReadFile(in.built.app)
+func packBundles(ctx context.Context, module, app, dir string) (all []bundle, err error) {
+	binary, err := os.ReadFile(app)
 	if err != nil {
 		return nil, err
 	}
-	dockerfile, err := os.ReadFile(filepath.Join(in.built.module, "testdata/apps/hello/Dockerfile"))
+	dockerfile, err := os.ReadFile(filepath.Join(module, "testdata/apps/hello/Dockerfile"))
 	if err != nil {
 		return nil, err
 	}
-	var all []bundle
 	for n := range 4 {
 		b := bundle{label: "v" + strconv.Itoa(n+1)}
-		b.folder = filepath.Join(in.dir, "app", b.label)
+		b.folder = filepath.Join(dir, b.label)
+		b.archive = b.folder + ".zip"
 		for name, data := range map[string][]byte{"hello": binary, "Dockerfile": dockerfile, "version": []byte(b.label + "\n")} {
 			mode := os.FileMode(0o644)
 			if name == "hello" {
@@ -55,23 +56,30 @@ func packBundles(ctx context.Context, in *instance) ([]bundle, error) {
 				return nil, err
 			}
 		}
-		archive := b.folder + ".zip"
-		info, err := source.Pack(ctx, b.folder, archive, nil)
+		info, err := source.Pack(ctx, b.folder, b.archive, nil)
 		if err != nil {
 			return nil, err
 		}
-		data, err := os.ReadFile(archive)
-		if err != nil {
-			return nil, err
-		}
-		key := protocol.BundleKey(in.name, "app", b.label)
-		if _, err := in.objects.Put(ctx, bucket, key, data, objects.Condition{}); err != nil {
-			return nil, err
-		}
-		b.source = protocol.RuntimeSource{Bucket: bucket, Key: key, SHA256: info.SHA256, Size: info.Size}
+		b.source = protocol.RuntimeSource{SHA256: info.SHA256, Size: info.Size}
 		all = append(all, b)
 	}
 	return all, nil
+}
+
+// upload puts the versions into the instance's bucket.
+func (in *instance) upload(ctx context.Context) error {
+	for _, b := range in.built.bundles {
+		data, err := os.ReadFile(b.archive)
+		if err != nil {
+			return err
+		}
+		b.source.Bucket, b.source.Key = bucket, protocol.BundleKey(in.name, "app", b.label)
+		if _, err := in.objects.Put(ctx, bucket, b.source.Key, data, objects.Condition{}); err != nil {
+			return err
+		}
+		in.bundles = append(in.bundles, b)
+	}
+	return nil
 }
 
 // order is one command as it is to be sent, and what comes of it.
