@@ -80,9 +80,9 @@ func TestResume_BehindEveryRecord(t *testing.T) {
 	w := newWorld(t)
 	files := w.counting()
 	r := w.start()
-	holds := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, files)})
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, files)})
 	before := countRecords(t, w.root)
-	holds = w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, files)})
+	holds := w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, files)})
 	must(t, r.stop())
 	perCommand := countRecords(t, w.root) - before
 	w.took()

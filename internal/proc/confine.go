@@ -163,7 +163,6 @@ type confined struct {
 	kin     *kin
 	program *program
 	detach  bool
-	members map[key]bool
 }
 
 // attributes: a session of its own, so that its orphans can be told from other children of this process; stopped before its first instruction,

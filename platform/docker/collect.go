@@ -162,7 +162,6 @@ func (p *Platform) collectEngine(ctx context.Context, hard bool) error {
 		return nil
 	}
 	prune := build.CachePruneOptions{All: true, ReservedSpace: p.buildCache}
-	//lint:ignore SA1019 it is what Engines before API 1.48 know
 	prune.KeepStorage = p.buildCache
 	if hard {
 		prune = build.CachePruneOptions{All: true}

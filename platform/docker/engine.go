@@ -96,7 +96,7 @@ type bounded struct{ inner http.RoundTripper }
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	limit := limitOf(r)
-	end := func() {}
+	var end func()
 	switch {
 	case limit.watched:
 		stop := make(chan struct{})
