@@ -138,27 +138,68 @@ func engine(ctx context.Context, s settings) (err error) {
 		return err
 	}
 	fmt.Println("docker CLI:", cli)
-	defer func() { err = errors.Join(err, cleanShell(cli, st.namespace()), cleanShell(cli, "probe")) }()
-	var ours, shell spread
+	net, err := shellNetwork(ctx, cli, st.namespace())
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, net.remove(), cleanShell(cli, st.namespace()), cleanShell(cli, "probe"))
+	}()
+	var ours, same, plain spread
 	for i := range s.count + 1 { // the first of each fills the caches and does not count
 		d, err := deployOnce(ctx, st, app, i)
 		if err != nil {
 			return err
 		}
 		settle(ctx) // the agent stops and removes the old container behind its answer; the script's turn is not to pay for that
-		e, err := shellOnce(ctx, st, cli, app, i)
+		e, err := shellOnce(ctx, st, cli, app, i, net.options(i)...)
+		if err != nil {
+			return err
+		}
+		settle(ctx)
+		f, err := shellOnce(ctx, st, cli, app, i)
 		if err != nil {
 			return err
 		}
 		settle(ctx)
 		if i > 0 {
-			ours, shell = append(ours, d), append(shell, e)
+			ours, same, plain = append(ours, d), append(same, e), append(plain, f)
 		}
 	}
-	fmt.Printf("CMD-AppDeploy, send to result: %v\ndocker CLI in a shell script:  %v\nratio of medians:              %.2f\n",
-		ours, shell, float64(ours.at(0.5))/float64(shell.at(0.5)))
+	fmt.Printf("CMD-AppDeploy, send to result:            %v\n", ours)
+	fmt.Printf("docker CLI script, same kind of network:  %v\nratio of medians:                         %.2f\n", same, ratio(ours, same))
+	fmt.Printf("docker CLI script, Docker's own bridge:   %v\nratio of medians:                         %.2f\n", plain, ratio(ours, plain))
 	return nil
 }
+
+func ratio(a, b spread) float64 { return float64(a.at(0.5)) / float64(b.at(0.5)) }
+
+// network is what the script's containers share with the agent's: a network of their own, where an address can be asked for that survives restarts.
+type network struct {
+	cli, name, first string // first: the subnet's address without its last number
+}
+
+// shellNetwork makes the script's network in the first free of some subnets.
+func shellNetwork(ctx context.Context, cli, namespace string) (network, error) {
+	n := network{cli: cli, name: "hostmanager-bench-shell-" + namespace}
+	var refused []byte
+	for third := range 256 {
+		n.first = fmt.Sprintf("10.213.%d.", third)
+		out, err := exec.CommandContext(ctx, cli, "network", "create", "--subnet", n.first+"0/24", n.name).CombinedOutput()
+		if err == nil {
+			return n, nil
+		}
+		refused = out
+	}
+	return n, fmt.Errorf("make a network for the script: %s", refused)
+}
+
+// options have docker run do what the agent does: this network, an address that stays, a restart after a reboot.
+func (n network) options(i int) []string {
+	return []string{"--network", n.name, "--ip", fmt.Sprint(n.first, 2+i%250), "--restart", "unless-stopped"}
+}
+
+func (n network) remove() error { return exec.Command(n.cli, "network", "rm", n.name).Run() }
 
 // cleanShell removes what the script's side made, by its label.
 func cleanShell(cli, label string) error {
@@ -204,11 +245,12 @@ func deployOnce(ctx context.Context, st *stand, app string, i int) (time.Duratio
 
 func shellImage(st *stand) string { return "hostmanager-bench-shell:" + st.namespace() }
 
-// shellScript is what a careful person writes by hand. It never sleeps; curl retries at once.
+// shellScript is what a careful person writes by hand. It never sleeps; curl retries at once. What follows the third argument is for docker run.
 const shellScript = `set -eu
 "$0" build -q --label hostmanager-bench="$3" -t "$1" "$2" >/dev/null
-id=$("$0" run -d --label hostmanager-bench="$3" "$1")
-ip=$("$0" inspect -f '{{.NetworkSettings.IPAddress}}' "$id")
+image=$1 label=$3; shift 3
+id=$("$0" run -d --label hostmanager-bench="$label" "$@" "$image")
+ip=$("$0" inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$id")
 until curl -sf -o /dev/null --connect-timeout 1 "http://$ip:8080/"; do :; done
 echo "$id"`
 
@@ -226,11 +268,11 @@ func dockerCLI(ctx context.Context) (string, error) {
 	return "", errors.New("no docker on the PATH builds with BuildKit; install docker.io or the buildx plugin")
 }
 
-func shellOnce(ctx context.Context, st *stand, cli, app string, i int) (time.Duration, error) {
+func shellOnce(ctx context.Context, st *stand, cli, app string, i int, run ...string) (time.Duration, error) {
 	if err := os.WriteFile(filepath.Join(app, "version"), fmt.Appendf(nil, "shell-%d-%d\n", i, time.Now().UnixNano()), 0o644); err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(ctx, "sh", "-c", shellScript, cli, shellImage(st), app, st.namespace())
+	cmd := exec.CommandContext(ctx, "sh", append([]string{"-c", shellScript, cli, shellImage(st), app, st.namespace()}, run...)...)
 	cmd.Stderr = os.Stderr
 	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
 	began := time.Now()
