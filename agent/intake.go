@@ -99,33 +99,49 @@ func (a *Agent) poll(ctx context.Context, wait time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("receive commands: %w", err)
 	}
-	left := 0
-	for _, m := range messages {
-		if a.mustWait(m) {
-			left++
-			continue
-		}
-		err := a.take(m)
-		if errors.Is(err, journal.ErrFull) { // no fault of the queue's; it comes again when its visibility ends
-			a.disk.noJournal(err)
-			return nil
-		}
-		if err != nil {
-			// What was not taken comes again when its visibility ends.
-			return fmt.Errorf("accept command: %w", err)
-		}
+	taken, left, err := a.takeAll(messages)
+	for _, m := range taken {
 		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
-		err = a.Queue.Delete(done, url, m.Receipt)
+		err := a.Queue.Delete(done, url, m.Receipt)
 		cancel()
 		if err != nil { // it comes again and is known as a duplicate
 			a.Logs.Listener.Errorf("Could not delete message for handle %s", m.Receipt)
 			a.log.Warn("message not deleted", slog.Any("error", err))
 		}
 	}
+	if errors.Is(err, journal.ErrFull) { // no fault of the queue's; it comes again when its visibility ends
+		a.disk.noJournal(err)
+		return nil
+	}
+	if err != nil {
+		// What was not taken comes again when its visibility ends.
+		return fmt.Errorf("accept command: %w", err)
+	}
 	if left > 0 && left == len(messages) {
 		a.breathe(ctx, fullPause)
 	}
 	return nil
+}
+
+// takeAll takes what one poll brought. No command of the exclusive lane begins before all are accepted: of deployments that waited in the queue, as
+// after an outage, only the newest is to run. It returns the messages that may be deleted and how many are left in the queue.
+func (a *Agent) takeAll(messages []queue.Message) (taken []queue.Message, left int, err error) {
+	if len(messages) > 1 {
+		a.exclusive.hold()
+		defer a.exclusive.release()
+	}
+	for _, m := range messages {
+		if a.mustWait(m) {
+			left++
+			continue
+		}
+		err := a.take(m)
+		if err != nil {
+			return taken, left, err
+		}
+		taken = append(taken, m)
+	}
+	return taken, left, nil
 }
 
 // fullPause is between polls that bring only commands whose lane is full.

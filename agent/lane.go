@@ -27,6 +27,7 @@ type lane struct {
 	running map[string]struct{}
 	changed chan struct{} // closed and replaced whenever something changes
 	closed  bool
+	held    bool
 }
 
 func newLane(width int) *lane {
@@ -141,7 +142,7 @@ func (l *lane) next(ctx context.Context) (job, bool) {
 			l.mu.Unlock()
 			return job{}, false
 		}
-		if len(l.waiting) > 0 {
+		if len(l.waiting) > 0 && !l.held {
 			j := l.waiting[0]
 			l.waiting = l.waiting[1:]
 			l.running[j.identity] = struct{}{}
@@ -162,6 +163,21 @@ func (l *lane) done(j job) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.running, j.identity)
+	l.notify()
+}
+
+// hold lets no further job begin until release: what comes together is looked at together.
+func (l *lane) hold() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = true
+}
+
+// release lets jobs begin again after hold.
+func (l *lane) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = false
 	l.notify()
 }
 

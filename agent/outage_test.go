@@ -93,6 +93,32 @@ func TestOutages_AreSaidOnceAndSurvived(t *testing.T) {
 	}
 }
 
+// Deployments that gathered in the queue while it could not be read come together, and only the newest is begun.
+func TestOutages_OfWhatGatheredMeanwhileOnlyTheNewestRuns(t *testing.T) {
+	t.Setenv("AWS_MAX_ATTEMPTS", "1")
+	w := newWorld(t)
+	w.hook("appdeploy/pre/05count", `echo "$INVOCATION_ID" >> "`+w.ran()+`"`)
+	b := w.goWrong("SQS.ReceiveMessage", localaws.Fault{Status: 500}, "")
+	w.start()
+	eventually(t, "the queue cannot be read", func() bool { return b.met.Load() > 3 }) // and nothing of the start is under way any more
+	older := map[string]bool{}
+	for _, label := range []string{"v1", "v2", "v3"} {
+		older[w.send(order{name: protocol.CmdAppDeploy, manifest: w.version(label, nil, nil)}).InvocationID] = true
+	}
+	newest := w.version("v4", nil, nil)
+	w.send(order{name: protocol.CmdAppDeploy, manifest: newest, invocation: "newest"})
+	b.off.Store(true)
+	for _, r := range w.await(4) {
+		if e := r.entry(); older[r.InvocationID] != (e.Cause == protocol.CauseSuperseded) {
+			t.Errorf("%s: %+v", r.InvocationID, e)
+		}
+	}
+	if got := w.read(w.ran()); got != "newest\n" {
+		t.Errorf("ran %q", got)
+	}
+	w.holds(newest)
+}
+
 // A machine's clock that is off neither lets an order expire before its time nor revives one: AWS's clock is asked. It is said once.
 func TestOutages_AClockThatIsOff(t *testing.T) {
 	for name, tc := range map[string]struct {

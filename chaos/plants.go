@@ -35,8 +35,8 @@ func plantedBugs() []plantedBug {
 		{
 			name: "delete before accept",
 			changes: []change{{
-				File: "agent/intake.go", Old: "err := a.take(m)\n",
-				New: "_ = a.Queue.Delete(ctx, url, m.Receipt)\nerr := a.take(m)\n",
+				File: "agent/intake.go", Old: "taken, left, err := a.takeAll(messages)\n",
+				New: "for _, m := range messages {\n_ = a.Queue.Delete(ctx, url, m.Receipt)\n}\ntaken, left, err := a.takeAll(messages)\n",
 			}},
 			kind: restart, place: before, record: "accepted", shows: "the command is lost",
 		},
