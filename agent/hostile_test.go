@@ -108,8 +108,8 @@ func TestAgent_AuditsHooks(t *testing.T) {
 		}
 		lines++
 		for _, want := range []string{
-			`"command":"CMD-AppDeploy"`, `"invocation_id":"` + c.InvocationID + `"`, `"hook":"appdeploy/post/10well"`,
-			`"path":"` + w.root.HookDir("appdeploy/post/10well") + `"`, `"sha256":"`, `"user":"`, `"max_rss":`, `"exit":0`,
+			`"asked_by":"ops (` + operatorKey().KeyID() + `)"`, `"command":"CMD-AppDeploy"`, `"request_id":"`, `"invocation_id":"` + c.InvocationID + `"`, `"hook":"appdeploy/post/10well"`,
+			`"path":"` + w.root.HookDir("appdeploy/post/10well") + `"`, `"sha256":"`, `"user":"`, `"max_rss":`, `"user_ms":`, `"system_ms":`, `"leaf":"`, `"exit":0`,
 		} {
 			if !strings.Contains(line, want) {
 				t.Errorf("the line lacks %s: %s", want, line)

@@ -40,7 +40,8 @@ type infra struct {
 	record  Record
 	bundles Bundles
 	redact  *redact.Redactor
-	marks   *marks       // nil: what is older is not refused
+	marks   *marks // nil: what is older is not refused
+	trusted signature.Keys
 	refused func(string) // is told why a signed object is refused, for an event
 
 	mu         sync.Mutex
@@ -63,7 +64,7 @@ var errNothingDeployed = errors.New("no version is deployed on this instance yet
 // Prepare finds the manifest a command is about: the one it names, fetched in the first stage and read from disk in later ones, or the deployed
 // one. The redactor learns its properties before anything else sees them.
 func (i *infra) Prepare(ctx context.Context, j commandproc.Job) (hooks.Deployment, error) {
-	d := hooks.Deployment{RequestID: j.Request.RequestID, InvocationID: j.Command.InvocationID, CommandName: j.Request.CommandName}
+	d := hooks.Deployment{RequestID: j.Request.RequestID, InvocationID: j.Command.InvocationID, CommandName: j.Request.CommandName, AskedBy: i.askedBy(j.Command)}
 	def, _ := commandproc.Lookup(j.Request.CommandName)
 	var p prepared
 	var err error
@@ -98,6 +99,20 @@ func (i *infra) Prepare(ctx context.Context, j commandproc.Job) (hooks.Deploymen
 	i.mu.Unlock()
 	d.ID, d.VersionLabel, d.Serial = p.manifest.DeploymentID, p.manifest.VersionLabel, p.manifest.Serial
 	return d, nil
+}
+
+// askedBy says who gave a command, as far as it was proven when it was accepted.
+func (i *infra) askedBy(c protocol.Command) string {
+	switch k, trusted := i.trusted.Lookup(c.Signature.KeyID); {
+	case fromBoot(c):
+		return "start-up"
+	case i.trusted.Empty():
+		return "anyone (insecure_unsigned)"
+	case trusted && k.Name != "":
+		return k.Name + " (" + k.ID() + ")"
+	default: // a key without a name, or one that was trusted then
+		return c.Signature.KeyID
+	}
 }
 
 // admit refuses a manifest older than one that an order brought before. What start-up brings was judged by the desired state.

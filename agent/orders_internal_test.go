@@ -3,6 +3,10 @@ package agent
 import (
 	"testing"
 	"time"
+
+	"hostmanager/internal/signature"
+	"hostmanager/internal/signature/signing"
+	"hostmanager/protocol"
 )
 
 func TestRefusals_TellAFewAMinuteAndThenHowMany(t *testing.T) {
@@ -27,5 +31,28 @@ func TestRefusals_TellAFewAMinuteAndThenHowMany(t *testing.T) {
 	}
 	if told, before := r.tell(at); !told || before != 0 { // the clock was set back
 		t.Errorf("then: %t, %d before", told, before)
+	}
+}
+
+func TestAskedBy_SaysNoMoreThanWasProven(t *testing.T) {
+	alice, old := signing.FromSeed([32]byte{'a'}), signing.FromSeed([32]byte{'o'})
+	trusted := signature.NewKeys(alice.Public("alice"), old.Public(""))
+	by := func(id string) protocol.Command { return protocol.Command{Signature: protocol.Signature{KeyID: id}} }
+	boot := by(alice.KeyID())
+	boot.DispatcherID = bootDispatcher
+	for name, tc := range map[string]struct {
+		keys signature.Keys
+		c    protocol.Command
+		want string
+	}{
+		"a key with a name":         {trusted, by(alice.KeyID()), "alice (" + alice.KeyID() + ")"},
+		"a key without":             {trusted, by(old.KeyID()), old.KeyID()},
+		"one trusted at acceptance": {trusted, by("0123456789abcdef"), "0123456789abcdef"},
+		"the agent itself":          {trusted, boot, "start-up"},
+		"nobody known":              {signature.Keys{}, by(alice.KeyID()), "anyone (insecure_unsigned)"},
+	} {
+		if got := (&infra{trusted: tc.keys}).askedBy(tc.c); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
 	}
 }

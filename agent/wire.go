@@ -206,6 +206,7 @@ func (b *builder) clients(ctx context.Context) error {
 	b.infra = newInfra(b.Root, b.store, b.store, b.redact)
 	b.disk.infra = b.infra
 	b.marks = &marks{file: filepath.Join(b.Root.AgentState(), "serials.json"), environment: b.Config.EnvironmentID}
+	b.infra.trusted = b.trusted
 	if !b.trusted.Empty() {
 		b.infra.marks = b.marks
 	}

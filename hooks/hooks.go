@@ -35,6 +35,7 @@ type Deployment struct {
 	ID           int64  // 0 where the command carries no manifest
 	VersionLabel string
 	Serial       int64
+	AskedBy      string `json:",omitempty"` // who gave the command, for the audit line: a key's name and id, or what stands for it
 }
 
 // Call is what one hook run is given. A Builtin may use it until Run or Undo returns, from one goroutine.

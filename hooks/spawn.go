@@ -40,8 +40,8 @@ func (s *sequence) file(ctx context.Context, e entry, call Call) error {
 		Path: e.path, Dir: s.dir, Env: env, Output: call.Output, Mask: call.Redact.Writer, Log: call.Log, Grace: s.grace, Within: s.spawned.within,
 		MayDetach: func(file io.Reader) bool { return readDeclaration(file).detach },
 		Asked: []slog.Attr{
-			slog.String("command", d.CommandName), slog.String("request_id", d.RequestID), slog.String("invocation_id", d.InvocationID),
-			slog.String("hook", call.Dir+"/"+e.name),
+			slog.String("asked_by", d.AskedBy), slog.String("command", d.CommandName), slog.String("request_id", d.RequestID),
+			slog.String("invocation_id", d.InvocationID), slog.String("hook", call.Dir+"/"+e.name),
 		},
 	}
 	if call.spawning.Spawner == nil {
