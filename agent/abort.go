@@ -45,7 +45,7 @@ func abortCause(o protocol.AbortOrder) error {
 
 // abortedBefore finds whether the operation was aborted here, and by whom; nil where it was not.
 func (a *Agent) abortedBefore(operation string) error {
-	for _, c := range a.Journal.Commands() {
+	for c := range a.Journal.Backward() {
 		if !bytes.Contains(c.Message, []byte(protocol.CmdAbort)) { // decoding them all would cost every command of a long journal its time
 			continue
 		}

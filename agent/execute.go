@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 
 	"hostmanager/commandproc"
@@ -170,18 +169,18 @@ func (a *Agent) previous(identity string) *commandproc.Past {
 
 // lastExclusive is the journal's command behind previous.
 func (a *Agent) lastExclusive(identity string) (journal.Command, bool) {
-	all := a.Journal.Commands()
-	slices.SortStableFunc(all, func(x, y journal.Command) int { return y.ResultAt.Compare(x.ResultAt) })
-	for _, c := range all {
+	var last journal.Command
+	found := false
+	for c := range a.Journal.Backward() {
 		ran := !commandproc.Untouched(c.Steps) || c.Lost
-		if c.Identity == identity || !c.Finished() || !ran {
+		if c.Identity == identity || !c.Finished() || !ran || found && !c.ResultAt.After(last.ResultAt) {
 			continue
 		}
-		if a.pastOf(c) != nil {
-			return c, true
+		if a.pastOf(c) != nil { // it is read last: that costs most
+			last, found = c, true
 		}
 	}
-	return journal.Command{}, false
+	return last, found
 }
 
 // pastOf is nil for a command of the shared lane. One that cannot be read any more counts: it came between.

@@ -21,48 +21,58 @@ type fate int
 const (
 	keep fate = iota
 	slim      // sent: payloads and events of steps are of no more use
-	bare      // sent, and beyond KeepBytes: no payloads, and nothing of what happened between acceptance and result
+	bare      // old: no payloads, and nothing of what happened between acceptance and result
 	drop
 )
 
-// stepBytes is about what the two records of a step take once its payload is gone.
-const stepBytes = 400
-
-// plan gives the fate of every command that does not keep everything.
+// plan gives every command its fate at one moment.
 type plan struct {
-	fates map[string]fate
+	state *state
+	now   time.Time
 	saves bool // there is something to gain
 }
 
 // makePlan decides. Commands whose result is known are forgotten after Window, counted from their last record; one without a result is never.
-func makePlan(s *state, opts Options, now time.Time) plan {
-	p := plan{fates: map[string]fate{}, saves: s.waste > 0}
-	room := opts.KeepBytes
-	for i := len(s.order) - 1; i >= 0; i-- {
-		c := s.order[i]
-		last := c.ResultAt
-		if c.SentAt.After(last) {
-			last = c.SentAt
-		}
-		switch {
-		case !c.Finished():
-		case now.Sub(last) > Window:
-			p.fates[c.Identity], p.saves = drop, true
-		case c.SentAt.IsZero():
-		default:
-			p.fates[c.Identity] = slim
-			if room -= int64(len(c.Message) + len(c.Result) + len(c.Steps)*stepBytes); room < 0 {
-				p.fates[c.Identity] = bare
-				p.saves = p.saves || c.Message != nil || c.Result != nil || len(c.Steps) > 0
-			}
-		}
+func makePlan(s *state, now time.Time) plan {
+	p := plan{state: s, now: now, saves: s.waste > 0}
+	for _, c := range s.order {
+		p.saves = p.saves || c.Finished() && p.outlived(c.endedAt())
+	}
+	for _, ended := range s.old {
+		p.saves = p.saves || p.outlived(time.UnixMilli(ended))
 	}
 	return p
 }
 
+func (p plan) outlived(ended time.Time) bool { return p.now.Sub(ended) > Window }
+
+// fateOf a command; keep for one that the journal does not know.
+func (p plan) fateOf(identity string) fate {
+	c := p.state.byID[identity]
+	if c == nil {
+		ended, old := p.state.old.find(identity)
+		switch {
+		case !old:
+			return keep
+		case p.outlived(ended):
+			return drop
+		}
+		return bare
+	}
+	switch {
+	case !c.Finished():
+		return keep
+	case p.outlived(c.endedAt()):
+		return drop
+	case c.SentAt.IsZero():
+		return keep
+	}
+	return slim
+}
+
 // rewrite returns a record as the plan wants it, or nil to leave it out. What is kept is kept byte for byte.
 func (p plan) rewrite(w wireRecord, payload []byte) ([]byte, error) {
-	f := p.fates[w.Command]
+	f := p.fateOf(w.Command)
 	inner := ofWork(w.Type)
 	ends := w.Type == Accepted || w.Type == Result
 	switch {
@@ -99,7 +109,7 @@ func (j *Journal) Compact(now time.Time) error {
 	if j.broken != nil {
 		return j.broken
 	}
-	return j.compact(makePlan(j.state, j.opts, now))
+	return j.compact(makePlan(j.state, now))
 }
 
 // compactNow is Compact on the way of something else, which has succeeded: a failure is for the log, and the old file stays in use.
@@ -117,9 +127,8 @@ func (j *Journal) compact(p plan) error {
 		return fmt.Errorf("compact journal: %w", err)
 	}
 	defer f.Close()
-	next := newState()
-	err = j.replace(next, func(put func([]byte) error) error {
-		l, err := load(f, j.size, func(w wireRecord, payload []byte) error {
+	err = j.replace(func(put func([]byte) error) error {
+		l, err := scan(f, j.size, func(w wireRecord, payload []byte) error {
 			kept, err := p.rewrite(w, payload)
 			if kept == nil || err != nil {
 				return err
@@ -139,8 +148,8 @@ func (j *Journal) compact(p plan) error {
 
 // replace writes a new journal file beside the old one and renames it into place, then appends to that. fill puts its records; without fill it
 // holds none but its owner's. When it fails before the rename, the old file stays in use; after it, the journal is broken.
-func (j *Journal) replace(next *state, fill func(put func([]byte) error) error) (err error) {
-	format := max(j.format, Format)
+func (j *Journal) replace(fill func(put func([]byte) error) error) (err error) {
+	format, next := max(j.format, Format), newState(j.opts.KeepBytes)
 	f, err := os.CreateTemp(filepath.Dir(j.path), atomicfile.TempPattern(j.path))
 	if err != nil {
 		return err
@@ -217,7 +226,7 @@ func (j *Journal) setAsideForeign(owner string) error {
 	if err != nil {
 		return err
 	}
-	if err := j.replace(newState(), nil); err != nil {
+	if err := j.replace(nil); err != nil {
 		return err
 	}
 	j.warn(fmt.Sprintf("The journal on this disk belongs to instance %.64q, this is %s (a cloned disk?). It was set aside as %s and a new one was started; nothing that runs was touched.",
@@ -231,14 +240,15 @@ func (j *Journal) quarantine(f io.ReaderAt, l *loaded) error {
 	if err != nil {
 		return err
 	}
-	unsure, next := 0, newState()
+	unsure := 0
 	j.format = l.format
-	err = j.replace(next, func(put func([]byte) error) error {
+	err = j.replace(func(put func([]byte) error) error {
 		if err := j.putOwner(put); err != nil {
 			return err
 		}
-		_, err := load(f, l.size, func(w wireRecord, payload []byte) error {
-			if w.Type == identity || ofWork(w.Type) && !l.state.byID[w.Command].Finished() {
+		_, err := scan(f, l.size, func(w wireRecord, payload []byte) error {
+			c, _ := l.state.find(w.Command)
+			if w.Type == identity || ofWork(w.Type) && !c.Finished() {
 				return nil
 			}
 			return put(payload)
@@ -254,7 +264,7 @@ func (j *Journal) quarantine(f io.ReaderAt, l *loaded) error {
 	}
 	j.event(protocol.Error, fmt.Sprintf("The journal is damaged behind byte %d. It was set aside as %s; a new one keeps the %d commands that are still readable. "+
 		"%d of them have no known end: they are answered as failed and nothing that runs was touched. Check the disk.",
-		l.sound, filepath.Base(aside), len(next.order), unsure))
+		l.sound, filepath.Base(aside), len(j.state.byID)+len(j.state.old), unsure))
 	return nil
 }
 

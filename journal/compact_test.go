@@ -2,10 +2,12 @@ package journal_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -95,13 +97,55 @@ func TestCompact_BoundsWhatOldResultsHold(t *testing.T) {
 	if err != nil || st.Size() > 200<<10 {
 		t.Errorf("journal grew to %d bytes", st.Size())
 	}
-	commands := j.Commands()
-	if len(commands) != 200 || commands[0].Result != nil || !commands[0].Finished() || commands[199].Result == nil {
-		t.Errorf("%d commands, first %+v", len(commands), commands[0])
+	first, last := knowsAll(t, j, 200)
+	if first.Result != nil || !first.Finished() || last.Result == nil {
+		t.Errorf("first %+v, last %+v", first, last)
 	}
-	if err := j.Append(life("c0")[0]); err == nil {
-		t.Error("an old command was accepted again")
+	_ = j.Close()
+	s, err := journal.Read(path)
+	if n := len(s.Commands); err != nil || n < 10 || n+s.Old != 200 {
+		t.Errorf("read: %d commands and %d old ones, %v", n, s.Old, err)
 	}
+}
+
+// knowsAll checks that none of the commands c0, c1, ... is accepted again, and returns the first and the last.
+func knowsAll(t *testing.T, j *journal.Journal, n int) (first, last journal.Command) {
+	t.Helper()
+	for i := range n {
+		if err := j.Append(life(fmt.Sprint("c", i))[0]); !errors.Is(err, journal.ErrKnown) {
+			t.Fatalf("c%d accepted again: %v", i, err)
+		}
+	}
+	first, _ = j.Command("c0")
+	last, _ = j.Command(fmt.Sprint("c", n-1))
+	return first, last
+}
+
+// What of a command stays for 14 days must be small: there may be thousands.
+func TestJournal_OldCommandsTakeLittleMemory(t *testing.T) {
+	o := options(nil)
+	o.CompactAt, o.KeepBytes = 64<<10, 32<<10
+	j, err := journal.Open(filepath.Join(fast(t), "journal"), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	const early, late = 500, 2500
+	var before, after runtime.MemStats
+	for i := range late {
+		if i == early {
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+		}
+		records := life(fmt.Sprint("bench|ElasticBeanstalkCommand-AWSEBAutoScalingGroup|", i))
+		add(t, j, records...)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / (late - early); each > 120 {
+		t.Errorf("each command took %d bytes for good", each)
+	}
+	runtime.KeepAlive(j)
 }
 
 // Steps take more room than messages and results: those of old commands go with them, or the journal would grow with every command.
@@ -131,12 +175,9 @@ func TestCompact_BoundsWhatOldStepsHold(t *testing.T) {
 	if err != nil || st.Size() > 128<<10 {
 		t.Errorf("journal grew to %d bytes", st.Size())
 	}
-	commands := j.Commands()
-	if len(commands) != 200 || len(commands[0].Steps) != 0 || !commands[0].Finished() || len(commands[199].Steps) != 20 {
-		t.Errorf("%d commands, first %+v", len(commands), commands[0])
-	}
-	if err := j.Append(life("c0")[0]); err == nil {
-		t.Error("an old command was accepted again")
+	first, last := knowsAll(t, j, 200)
+	if len(first.Steps) != 0 || !first.Finished() || len(last.Steps) != 20 {
+		t.Errorf("first %+v, last %+v", first, last)
 	}
 }
 

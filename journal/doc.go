@@ -38,6 +38,8 @@
 //   - An unfinished frame at the end (a crash in a write) is cut at Open, with an event. Damage anywhere else sets the file aside as
 //     journal.quarantine-<time>, with an event; a new one keeps what is still readable, and every command without a known result is marked
 //     Lost and stripped of its steps: nobody may undo a step on half a record of it.
+//   - What sent commands hold is bounded, in memory and, after compaction, in the file. Beyond that bound all that is remembered of one is that it
+//     was, for 14 days: a duplicate is known, and a thousand commands take some 50 KB of memory.
 //   - A journal of another instance id (a cloned disk) is set aside whole as journal.instance-<id>-<time>.
 //   - The name journal always is a complete file: creation, compaction and quarantine write beside it, sync, and rename.
 package journal

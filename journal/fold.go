@@ -40,17 +40,25 @@ func decode(payload []byte) (wireRecord, error) {
 // state is everything the journal's records say.
 type state struct {
 	instance string
-	order    []*Command // as accepted
+	order    []*Command // as accepted, without old ones
 	byID     map[string]*Command
+	old      oldCommands
+	keep     int64 // see Options.KeepBytes
+	held     int64 // weight of the commands that were sent and are not old
 	records  int
-	waste    int // bytes of step payloads in the file that nobody needs any more
+	waste    int64 // bytes in the file that nobody needs any more
 }
 
-func newState() *state { return &state{byID: map[string]*Command{}} }
+func newState(keep int64) *state {
+	return &state{byID: map[string]*Command{}, old: oldCommands{}, keep: keep}
+}
 
 // apply folds one record in. Types it does not know change nothing.
 func (s *state) apply(w wireRecord) {
 	s.records++
+	if s.byID[w.Command] == nil && s.old.take(w.Record) {
+		return
+	}
 	switch w.Type {
 	case identity:
 		if s.instance == "" {
@@ -81,17 +89,31 @@ func (s *state) apply(w wireRecord) {
 		c := s.command(w.Record)
 		c.Result, c.ResultAt, c.Lost = w.Payload, w.Time, false
 	case Sent:
-		c := s.command(w.Record)
-		c.SentAt = w.Time
-		for i := range c.Steps {
-			s.waste += len(c.Steps[i].Payload) + len(c.Steps[i].Events)
-			c.Steps[i].Payload, c.Steps[i].Events = nil, nil
-		}
-		s.waste += len(c.Verdict) + len(c.Abort)
-		c.Verdict, c.Abort = nil, nil
+		s.sent(s.command(w.Record), w.Time)
 	case lost:
 		c := s.command(w.Record)
 		*c = Command{Identity: c.Identity, AcceptedAt: c.AcceptedAt, Message: c.Message, Result: c.Result, ResultAt: c.ResultAt, SentAt: c.SentAt, Lost: true}
+	}
+}
+
+// sent folds in that a command's result was sent: what its steps kept is of no more use, and it may be time to forget older commands.
+func (s *state) sent(c *Command, at time.Time) {
+	if !c.SentAt.IsZero() {
+		s.held -= weight(c)
+	}
+	c.SentAt = at
+	for i := range c.Steps {
+		s.waste += int64(len(c.Steps[i].Payload) + len(c.Steps[i].Events))
+		c.Steps[i].Payload, c.Steps[i].Events = nil, nil
+	}
+	s.waste += int64(len(c.Verdict) + len(c.Abort))
+	c.Verdict, c.Abort = nil, nil
+	if weight(c) == bareWeight { // what compaction left of it
+		s.retire(func(other *Command) bool { return other == c })
+		return
+	}
+	if s.held += weight(c); s.held > s.keep {
+		s.forget()
 	}
 }
 
@@ -131,6 +153,22 @@ func (c *Command) clone() Command {
 	return d
 }
 
+// find returns what is known of a command.
+func (s *state) find(identity string) (Command, bool) {
+	if c := s.byID[identity]; c != nil {
+		return c.clone(), true
+	}
+	if ended, ok := s.old.find(identity); ok {
+		return Command{Identity: identity, ResultAt: ended, SentAt: ended}, true
+	}
+	return Command{}, false
+}
+
+func (s *state) knows(identity string) bool {
+	_, old := s.old.find(identity)
+	return old || s.byID[identity] != nil
+}
+
 func (s *state) commands() []Command {
 	all := make([]Command, len(s.order))
 	for i, c := range s.order {
@@ -156,9 +194,23 @@ func (l *loaded) torn() int64 {
 	return l.size - l.sound
 }
 
-// load reads a journal and calls each, when given, with every payload it could read, in order.
-func load(r io.ReaderAt, size int64, each func(wireRecord, []byte) error) (*loaded, error) {
-	l := &loaded{state: newState(), size: size}
+// load reads a journal and folds all that it can read. keep is Options.KeepBytes.
+func load(r io.ReaderAt, size, keep int64) (*loaded, error) {
+	state := newState(keep)
+	l, err := scan(r, size, func(w wireRecord, _ []byte) error {
+		state.apply(w)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.state = state
+	return l, nil
+}
+
+// scan reads a journal and calls each with every record and payload it could read, in order. What it returns has no state.
+func scan(r io.ReaderAt, size int64, each func(wireRecord, []byte) error) (*loaded, error) {
+	l := &loaded{size: size}
 	f := newFrames(r, size)
 	head, err := f.view(0, headerSize)
 	if err != nil {
@@ -188,11 +240,8 @@ func load(r io.ReaderAt, size int64, each func(wireRecord, []byte) error) (*load
 			l.damaged = true
 			continue
 		}
-		l.state.apply(w)
-		if each != nil {
-			if err := each(w, payload); err != nil {
-				return nil, err
-			}
+		if err := each(w, payload); err != nil {
+			return nil, err
 		}
 		if !l.damaged {
 			l.sound = f.off
@@ -217,7 +266,8 @@ func (l *loaded) pass(f *frames) (more bool, err error) {
 type Snapshot struct {
 	Format   int
 	Instance string
-	Commands []Command // in the order of acceptance
+	Commands []Command // in the order of acceptance, without old ones
+	Old      int       // commands of which only the identity is remembered
 	Records  int
 	Bytes    int64
 	Torn     int64 // bytes at the end that are no whole record: being written now, or left by a crash

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,8 +58,9 @@ type Options struct {
 	CompactAt  int64                // file size in bytes from which Append compacts; default DefaultCompactAt
 	// OnFull is called from Append where there is no room for a record; it may free some, and says whether trying once more makes sense.
 	OnFull func() bool
-	// KeepBytes bounds messages, results and steps of sent commands kept at compaction, newest first; older ones keep identity and times only, so
-	// a duplicate is still known but its result no longer sent again. Default DefaultKeepBytes.
+	// KeepBytes bounds what messages, results and steps of sent commands hold in memory and, after compaction, in the file: the newest stay. Of old
+	// ones beyond it only the identity and the time of its end are remembered, so a duplicate is still known but its result no longer sent again.
+	// Default DefaultKeepBytes.
 	KeepBytes int64
 }
 
@@ -161,7 +164,7 @@ func (j *Journal) open() error {
 	}
 	f, err := os.Open(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return j.replace(newState(), nil)
+		return j.replace(nil)
 	}
 	if err != nil {
 		return err
@@ -171,14 +174,14 @@ func (j *Journal) open() error {
 	if err != nil {
 		return err
 	}
-	l, err := load(f, st.Size(), nil)
+	l, err := load(f, st.Size(), j.opts.KeepBytes)
 	if err != nil {
 		return err
 	}
 	if err := j.adopt(f, l); err != nil {
 		return err
 	}
-	if plan := makePlan(j.state, j.opts, j.opts.Now()); plan.saves && j.size >= compactFloor || j.size >= j.compactAt {
+	if plan := makePlan(j.state, j.opts.Now()); plan.saves && j.size >= compactFloor || j.size >= j.compactAt {
 		j.compactNow(plan)
 	}
 	return j.broken
@@ -196,7 +199,7 @@ func (j *Journal) adopt(f *os.File, l *loaded) error {
 		if l.size > 0 {
 			j.warn(fmt.Sprintf("The journal held no record (%d bytes); a new one was started.", l.size))
 		}
-		return j.replace(newState(), nil)
+		return j.replace(nil)
 	}
 	file, err := os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
@@ -249,7 +252,7 @@ func (j *Journal) Append(r Record) error {
 	}
 	j.state.apply(w)
 	if j.size >= j.compactAt {
-		j.compactNow(makePlan(j.state, j.opts, j.opts.Now()))
+		j.compactNow(makePlan(j.state, j.opts.Now()))
 	}
 	return nil
 }
@@ -264,7 +267,7 @@ func (j *Journal) check(r Record) error {
 	default:
 		return fmt.Errorf("append to journal: unknown record type %q", r.Type)
 	}
-	known := j.state.byID[r.Command] != nil
+	known := j.state.knows(r.Command)
 	switch {
 	case !utf8.ValidString(r.Command) || !utf8.ValidString(r.Step):
 		return fmt.Errorf("append to journal: command or step is not valid UTF-8")
@@ -337,18 +340,34 @@ func (j *Journal) Broken() error {
 func (j *Journal) Command(identity string) (Command, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	c := j.state.byID[identity]
-	if c == nil {
-		return Command{}, false
-	}
-	return c.clone(), true
+	return j.state.find(identity)
 }
 
-// Commands returns all commands in the order of acceptance.
+// Commands returns all commands but old ones (see Options.KeepBytes), in the order of acceptance.
 func (j *Journal) Commands() []Command {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.state.commands()
+}
+
+// Backward gives what Commands does, from the last accepted on: each command as it is when its turn comes. The journal may be used meanwhile.
+func (j *Journal) Backward() iter.Seq[Command] {
+	return func(yield func(Command) bool) {
+		j.mu.Lock()
+		all := slices.Clone(j.state.order)
+		j.mu.Unlock()
+		for _, c := range slices.Backward(all) {
+			j.mu.Lock()
+			if now := j.state.byID[c.Identity]; now != nil { // compaction made it anew
+				c = now
+			}
+			one := c.clone()
+			j.mu.Unlock()
+			if !yield(one) {
+				return
+			}
+		}
+	}
 }
 
 // Close lets go of the journal. Further appends fail.

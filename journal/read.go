@@ -18,12 +18,12 @@ func Read(path string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("look at journal: %w", err)
 	}
-	l, err := load(f, st.Size(), nil)
+	l, err := load(f, st.Size(), DefaultKeepBytes)
 	if err != nil {
 		return Snapshot{}, err
 	}
 	return Snapshot{
-		Format: l.format, Instance: l.state.instance, Commands: l.state.commands(), Records: l.state.records,
+		Format: l.format, Instance: l.state.instance, Commands: l.state.commands(), Old: len(l.state.old), Records: l.state.records,
 		Bytes: l.size, Torn: l.torn(), Damaged: l.damaged, ReadAt: time.Now(),
 	}, nil
 }

@@ -50,8 +50,8 @@ type Step struct {
 // Command is the state of one command, folded from its records. Its JSON payloads are shared: read them, do not change them.
 type Command struct {
 	Identity   string
-	AcceptedAt time.Time
-	Message    json.RawMessage // payload of accepted; nil for an old command that was sent (see Options.KeepBytes)
+	AcceptedAt time.Time       // zero for an old command, whose ResultAt and SentAt are the same
+	Message    json.RawMessage // payload of accepted; nil for an old command (see Options.KeepBytes)
 	Steps      []Step          // in the order they were started; without payloads once sent
 	Verdict    json.RawMessage // nil until the command failed
 	Abort      json.RawMessage // nil unless somebody asked for its end
@@ -59,12 +59,20 @@ type Command struct {
 	// in good order does not count.
 	Resumed  int
 	Paused   bool            // the agent stopped in good order since the command was last begun or taken up
-	Result   json.RawMessage // nil until known, and for an old command that was sent
+	Result   json.RawMessage // nil until known, and for an old command
 	ResultAt time.Time       // zero until the result is known
 	SentAt   time.Time       // zero until sent
 	// Lost is set when the journal was damaged and the command's end is unknown. Its steps are gone and must not be guessed at: answer it as a
 	// failure and touch nothing.
 	Lost bool
+}
+
+// endedAt is the time of the last record that a finished command had.
+func (c Command) endedAt() time.Time {
+	if c.SentAt.After(c.ResultAt) {
+		return c.SentAt
+	}
+	return c.ResultAt
 }
 
 // Finished tells whether the command's result is known.
