@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"hostmanager/agent"
+	"hostmanager/agent/config"
 	"hostmanager/aws/localaws"
 	"hostmanager/internal/layout"
 	"hostmanager/journal"
@@ -422,15 +423,20 @@ func TestSignals_ThirdEndsAtOnce(t *testing.T) {
 	w.holds(v1)
 }
 
+// Whatever a stop does with the running command: when drain_timeout is over, the command is aborted and undone.
 func TestDrain_AbortsWhenItTakesTooLong(t *testing.T) {
-	w := newWorld(t)
-	w.blocked("appdeploy/pre/05wait")
-	r := w.start(func(s *agentSetup) { s.Config.DrainTimeout = 50 * time.Millisecond })
-	c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
-	eventually(t, "the hook waits", func() bool { return lastStep(w, c) == "appdeploy/pre/05wait" })
-	r.signals <- syscall.SIGTERM
-	must(t, r.wait())
-	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "Command was aborted") {
-		t.Errorf("result %+v", e)
+	for _, how := range []string{config.StopDrain, config.StopResume} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorld(t)
+			w.blocked("appdeploy/pre/05wait") // it may run only once, so it is not left either
+			r := w.start(func(s *agentSetup) { s.Config.OnStop, s.Config.DrainTimeout = how, 50*time.Millisecond })
+			c := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+			eventually(t, "the hook waits", func() bool { return lastStep(w, c) == "appdeploy/pre/05wait" })
+			r.signals <- syscall.SIGTERM
+			must(t, r.wait())
+			if e := w.one().entry(); e.Status != protocol.Failure || e.Cause != protocol.CauseAborted || !strings.Contains(e.Msg, "it took longer than drain_timeout") {
+				t.Errorf("result %+v", e)
+			}
+		})
 	}
 }
