@@ -188,9 +188,16 @@ func (p *played) takeTimes() {
 	}
 	began, others := p.lives, time.Duration(0)
 	var started recorded
+	longest, before, last := time.Duration(0), "", began
 	for _, r := range p.mine() {
+		if r.Time.Before(began) {
+			continue
+		}
+		if pause := r.Time.Sub(last); pause > longest && started.Step == "" {
+			longest, before = pause, strings.TrimSpace(string(r.Type)+" "+r.Step)
+		}
+		last = r.Time
 		switch {
-		case r.Time.Before(began):
 		case r.Type == journal.Started && othersWork(r.Step):
 			started = r
 		case r.Type == journal.Done && r.Step == started.Step && r.Step != "":
@@ -198,7 +205,7 @@ func (p *played) takeTimes() {
 			started = recorded{}
 		case r.Type == journal.Result:
 			whole := r.Time.Sub(began)
-			p.tally.timed(p.trial.name+" on "+p.name, whole, whole-others)
+			p.tally.timed(fmt.Sprintf("%s on %s; its longest pause of %s came before %s", p.trial.name, p.name, longest.Round(time.Millisecond), before), whole, whole-others)
 			return
 		}
 	}
