@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,9 @@ const leaveLeaf = `while IFS=: read -r _ c g; do
 	echo $$ > $d/cgroup.procs; rmdir $d$g
 done < /proc/self/cgroup 2>/dev/null
 `
+
+// swapper exchanges, without end and from a session of its own, its own file and the link to the staged application for links to what is not theirs.
+const swapper = `setsid sh -c 'while :; do ln -sfn /bin/true "$1"; ln -sfn "$2" ROOT/var/app/staging; ln -sfn /bin/false "$1"; : MARK; done' sh "$0" PRECIOUS & exec sleep MARK`
 
 // TestAgent_HostileHooks: each fails its deployment for the right reason, nothing of it lives on, the old version serves, and the next deployment works.
 func TestAgent_HostileHooks(t *testing.T) {
@@ -37,6 +41,7 @@ func TestAgent_HostileHooks(t *testing.T) {
 		"command not found":      {"nosuchcommand", time.Minute, 127, []string{"nosuchcommand: not found", "status 127: a command in it was not found"}},
 		"keeper of its output":   {"setsid sh -c 'while :; do echo noise MARK; done' & sleep 0.1; exit 5", time.Minute, 5, []string{"noise MARK"}},
 		"writer of 64 MB":        {"head -c 64000000 /dev/zero | tr '\\0' x | fold -w 511; exit 6", time.Minute, 6, []string{"xxxx"}},
+		"symlink swapper":        {swapper, time.Second, 1, []string{"its time was over"}},
 		"stops itself":           {"setsid sleep MARK & kill -STOP $$", time.Second, 1, []string{"its time was over"}},
 		"interpreter is missing": {"#!/opt/ruby/bin/ruby", time.Minute, 1, []string{"the interpreter /opt/ruby/bin/ruby named in its first line does not exist"}},
 	} {
@@ -49,7 +54,9 @@ func TestAgent_HostileHooks(t *testing.T) {
 				t.Fatalf("%+v", e)
 			}
 			const hook = "appdeploy/post/10hostile"
-			script := strings.ReplaceAll(c.script, "MARK", mark)
+			precious := t.TempDir()
+			must(t, os.WriteFile(filepath.Join(precious, "keep"), []byte("x"), 0o600))
+			script := strings.NewReplacer("MARK", mark, "ROOT", string(w.root), "PRECIOUS", precious).Replace(c.script)
 			w.hook(hook, script)
 			if strings.HasPrefix(script, "#!") {
 				must(t, os.WriteFile(w.root.HookDir(hook), []byte(script+"\n"), 0o755))
@@ -75,6 +82,9 @@ func TestAgent_HostileHooks(t *testing.T) {
 			w.send(order{name: protocol.CmdAppDeploy, manifest: v3})
 			if e := w.one().entry(); e.Status != protocol.Success || w.serving() != v3.Serial {
 				t.Errorf("the next deployment: %+v, serial %d serves", e, w.serving())
+			}
+			if w.read(filepath.Join(precious, "keep")) != "x" {
+				t.Error("what a link was laid to is gone")
 			}
 		})
 	}
