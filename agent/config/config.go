@@ -135,77 +135,103 @@ func (c Config) HookLimits() (proc.Limits, error) {
 	return proc.Limits{Memory: memory, CPU: cpu, PIDs: pids}, errors.Join(err1, err2, err3)
 }
 
+// complaints gathers what is wrong with a configuration.
+type complaints []error
+
+func (l *complaints) add(key, format string, args ...any) {
+	*l = append(*l, fmt.Errorf("%w: %s %s", ErrInvalid, key, fmt.Sprintf(format, args...)))
+}
+
+// oneOf complains of a value that is none of the choices.
+func (l *complaints) oneOf(key, value string, choices ...string) {
+	if !slices.Contains(choices, value) {
+		l.add(key, "is %q, want one of %s", value, strings.Join(choices, ", "))
+	}
+}
+
+// within complains of a number out of its bounds; why may be empty.
+func (l *complaints) within(key string, value, low, high int64, why string) {
+	if value < low || value > high {
+		l.add(key, "is %d, want %d to %d%s", value, low, high, why)
+	}
+}
+
 // Validate reports everything that is wrong at once.
 func (c Config) Validate() error {
-	var errs []error
-	bad := func(key, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%w: %s %s", ErrInvalid, key, fmt.Sprintf(format, args...)))
-	}
+	var bad complaints
+	c.checkNames(&bad)
+	c.checkOrders(&bad)
+	c.checkWork(&bad)
+	c.checkBounds(&bad)
+	return errors.Join(bad...)
+}
+
+// checkNames looks at what names things outside the agent.
+func (c Config) checkNames(bad *complaints) {
 	if !protocol.ValidID(c.EnvironmentID) {
-		bad("environment_id", "is %q, want letters, digits, - and _", c.EnvironmentID)
+		bad.add("environment_id", "is %q, want letters, digits, - and _", c.EnvironmentID)
 	}
 	if c.InstanceID != "" && !protocol.ValidID(c.InstanceID) {
-		bad("instance_id", "is %q, want letters, digits, - and _", c.InstanceID)
+		bad.add("instance_id", "is %q, want letters, digits, - and _", c.InstanceID)
 	}
 	if c.Bucket == "" {
-		bad("bucket", "is missing: it names the S3 bucket of the environment's record")
-	}
-	for key, choice := range map[string][]string{"platform": {c.Platform, "docker"}, "proxy": {c.Proxy, "builtin"}, "on_stop": {c.OnStop, StopDrain, StopResume}, "log_level": {c.LogLevel, "debug", "info", "warn", "error"}, "docker_gc": {c.DockerGC, "engine", "own"}} {
-		if !strings.Contains("|"+strings.Join(choice[1:], "|")+"|", "|"+choice[0]+"|") {
-			bad(key, "is %q, want one of %s", choice[0], strings.Join(choice[1:], ", "))
-		}
-	}
-	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
-		bad("listen", "is %q, want host:port or :port", c.Listen)
+		bad.add("bucket", "is missing: it names the S3 bucket of the environment's record")
 	}
 	if c.DockerNamespace != "" && !protocol.ValidID(c.DockerNamespace) {
-		bad("docker_namespace", "is %q, want letters, digits, - and _", c.DockerNamespace)
+		bad.add("docker_namespace", "is %q, want letters, digits, - and _", c.DockerNamespace)
 	}
-	if c.DrainTimeout < 0 || c.RegisterInterval <= 0 {
-		bad("drain_timeout, register_interval", "are %v, %v, want durations such as 90s or 15m", c.DrainTimeout, c.RegisterInterval)
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		bad.add("listen", "is %q, want host:port or :port", c.Listen)
 	}
-	if !slices.Contains(proc.Kinds(), c.Containment) {
-		bad("containment", "is %q, want one of %s", c.Containment, strings.Join(proc.Kinds(), ", "))
-	}
-	if _, err := c.HookLimits(); err != nil {
-		bad("hook_memory_max, hook_cpu_quota, hook_pids_max", "cannot be read: %v", err)
-	}
-	if c.ResumeLimit < 0 || c.ResumeLimit > 100 {
-		bad("resume_limit", "is %d, want 0 to 100", c.ResumeLimit)
-	}
-	if c.CleanupTimeout <= 0 {
-		bad("cleanup_timeout", "is %v, want a duration such as 60s", c.CleanupTimeout)
-	}
-	if c.SharedCommands < 1 || c.SharedCommands > 64 {
-		bad("shared_commands", "is %d, want 1 to 64", c.SharedCommands)
-	}
-	for key, v := range map[string]int64{
-		"bundle_cache": c.BundleCache, "bundle_max_archive": c.BundleMaxArchive, "bundle_max_bytes": c.BundleMaxBytes, "bundle_max_files": c.BundleMaxFiles,
-		"bundle_max_ratio": c.BundleMaxRatio, "bundle_max_depth": c.BundleMaxDepth, "build_cache": c.BuildCache,
-	} {
-		if v < 1 || v > maxBundle {
-			bad(key, "is %d, want 1 to %d", v, int64(maxBundle))
-		}
-	}
+	bad.oneOf("platform", c.Platform, "docker")
+	bad.oneOf("proxy", c.Proxy, "builtin")
+}
+
+// checkOrders looks at who may give orders, and where answers may go.
+func (c Config) checkOrders(bad *complaints) {
 	switch {
 	case len(c.TrustedKeys) == 0 && !c.InsecureUnsigned:
-		bad("trusted_keys", "is missing: make a key with `hmctl keygen`, and list its public half here; only orders signed with it are carried out. "+
+		bad.add("trusted_keys", "is missing: make a key with `hmctl keygen`, and list its public half here; only orders signed with it are carried out. "+
 			"To take orders from whoever can send to the command queue, say insecure_unsigned: true")
 	case len(c.TrustedKeys) > 0 && c.InsecureUnsigned:
-		bad("trusted_keys, insecure_unsigned", "contradict each other: remove insecure_unsigned, or the keys")
-	}
-	if c.KeepVersions < 2 || c.KeepVersions > 50 {
-		bad("keep_versions", "is %d, want 2 to 50: the one that serves and the one to go back to always stay", c.KeepVersions)
-	}
-	for key, v := range map[string]int64{"disk_reserve": c.DiskReserve, "image_reserve": c.ImageReserve} {
-		if v < 0 || v > maxBundle {
-			bad(key, "is %d, want 0 to %d", v, int64(maxBundle))
-		}
+		bad.add("trusted_keys, insecure_unsigned", "contradict each other: remove insecure_unsigned, or the keys")
 	}
 	for _, p := range c.ResultQueues {
 		if _, err := path.Match(p, ""); err != nil {
-			bad("result_queues", "has the pattern %q, which is malformed", p)
+			bad.add("result_queues", "has the pattern %q, which is malformed", p)
 		}
 	}
-	return errors.Join(errs...)
+}
+
+// checkWork looks at how commands and their hooks are run.
+func (c Config) checkWork(bad *complaints) {
+	bad.oneOf("on_stop", c.OnStop, StopDrain, StopResume)
+	bad.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
+	bad.oneOf("containment", c.Containment, proc.Kinds()...)
+	if _, err := c.HookLimits(); err != nil {
+		bad.add("hook_memory_max, hook_cpu_quota, hook_pids_max", "cannot be read: %v", err)
+	}
+	if c.DrainTimeout < 0 || c.RegisterInterval <= 0 {
+		bad.add("drain_timeout, register_interval", "are %v, %v, want durations such as 90s or 15m", c.DrainTimeout, c.RegisterInterval)
+	}
+	if c.CleanupTimeout <= 0 {
+		bad.add("cleanup_timeout", "is %v, want a duration such as 60s", c.CleanupTimeout)
+	}
+	bad.within("resume_limit", int64(c.ResumeLimit), 0, 100, "")
+	bad.within("shared_commands", int64(c.SharedCommands), 1, 64, "")
+}
+
+// checkBounds looks at what bundles, images and kept versions may take.
+func (c Config) checkBounds(bad *complaints) {
+	bad.oneOf("docker_gc", c.DockerGC, "engine", "own")
+	bad.within("bundle_cache", c.BundleCache, 1, maxBundle, "")
+	bad.within("bundle_max_archive", c.BundleMaxArchive, 1, maxBundle, "")
+	bad.within("bundle_max_bytes", c.BundleMaxBytes, 1, maxBundle, "")
+	bad.within("bundle_max_files", c.BundleMaxFiles, 1, maxBundle, "")
+	bad.within("bundle_max_ratio", c.BundleMaxRatio, 1, maxBundle, "")
+	bad.within("bundle_max_depth", c.BundleMaxDepth, 1, maxBundle, "")
+	bad.within("build_cache", c.BuildCache, 1, maxBundle, "")
+	bad.within("disk_reserve", c.DiskReserve, 0, maxBundle, "")
+	bad.within("image_reserve", c.ImageReserve, 0, maxBundle, "")
+	bad.within("keep_versions", int64(c.KeepVersions), 2, 50, ": the one that serves and the one to go back to always stay")
 }

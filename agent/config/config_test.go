@@ -156,6 +156,10 @@ func TestValidate_NamesTheOption(t *testing.T) {
 		"bundle_max_ratio":   func(c *config.Config) { c.BundleMaxRatio = 0 },
 		"bundle_max_depth":   func(c *config.Config) { c.BundleMaxDepth = 1 << 62 },
 		"log_level":          func(c *config.Config) { c.LogLevel = "loud" },
+		"on_stop":            func(c *config.Config) { c.OnStop = "drain|resume" }, // two that are right make no right one
+		"keep_versions":      func(c *config.Config) { c.KeepVersions = 1 },
+		"disk_reserve":       func(c *config.Config) { c.DiskReserve = -1 },
+		"containment":        func(c *config.Config) { c.Containment = "jail" },
 		"result_queues":      func(c *config.Config) { c.ResultQueues = []string{"["} },
 		"hmctl keygen":       func(c *config.Config) { c.TrustedKeys = nil },
 		"insecure_unsigned":  func(c *config.Config) { c.InsecureUnsigned = true },
