@@ -211,12 +211,12 @@ const look = 20 * time.Millisecond
 // terminate asks everything in the leaf to end, newcomers too, and returns when all have or the time is over.
 func (r *run) terminate(grace time.Duration) {
 	deadline := time.Now().Add(grace)
-	asked := map[uint64]bool{}
+	asked := map[key]bool{}
 	for {
 		living := r.leaf.living()
 		for _, p := range living {
-			if key := uint64(p.PID)<<40 ^ p.Start; !asked[key] {
-				asked[key] = true
+			if k := (key{p.PID, p.Start}); !asked[k] {
+				asked[k] = true
 				_ = r.signals.Signal(p, unix.SIGTERM) // it may have ended, and is killed if it has not
 			}
 		}

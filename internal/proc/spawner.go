@@ -284,7 +284,7 @@ func (s *Spawner) Run(ctx context.Context, c Command) (Result, error) {
 	return o.Result, o.error
 }
 
-// name of a leaf: the time makes it readable, the rest unique.
+// leafName returns a name that no other leaf has.
 func leafName() string {
 	b := make([]byte, 6)
 	_, _ = rand.Read(b) // never fails

@@ -59,7 +59,7 @@ type Tree struct {
 // hierarchy is one mounted hierarchy.
 type hierarchy struct {
 	unified bool
-	limits  []string // controllers whose limits leaves can have
+	limits  []string // controllers whose limits leaves can have; does not change once the tree is open
 	own     *os.Root // the process's own group
 	parent  *os.Root // the group the base is made in
 	name    string   // of the base, where leaves lie; it is there as long as one of them is
@@ -77,8 +77,8 @@ func (h *hierarchy) base() (*os.Root, error) {
 	if openErr != nil {
 		return nil, fmt.Errorf("open group %s: %w", h.path, openErr)
 	}
-	if err == nil && h.unified && len(h.limits) > 0 {
-		h.limits = enable(dir, h.limits)
+	if err == nil && h.unified {
+		enable(dir, h.limits) // where that does not work, writing a limit says so
 	}
 	return dir, nil
 }
@@ -194,6 +194,7 @@ func (t *Tree) prepare(m mount, o Options) (*hierarchy, error) {
 	defer base.Close()
 	defer h.prune()
 	if m.unified {
+		h.limits = enable(base, h.limits) // also in a base that a dead agent left half made
 		_, err := base.Stat("cgroup.kill")
 		h.kill = err == nil
 	}

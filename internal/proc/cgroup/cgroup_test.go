@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -244,5 +245,30 @@ func TestTree_SweepLeavesWhatIsKept(t *testing.T) {
 				t.Errorf("%+v, %v", s, err)
 			}
 		})
+	}
+}
+
+// The base goes with its last leaf and is made anew with the next, beside others who ask what limits there are: a kernel that refuses then must fail
+// the leaf, not take its limits away for good without a word.
+func TestHierarchy_LimitsOutliveTheBase(t *testing.T) {
+	parent, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer parent.Close()
+	h := &hierarchy{unified: true, limits: []string{"memory", "pids"}, parent: parent, name: "base"}
+	var wg sync.WaitGroup
+	wg.Go(func() { h.has("pids") })
+	dir, err := h.base() // there is no cgroup.subtree_control in it
+	wg.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if !h.has("memory") || !h.has("pids") {
+		t.Errorf("limits are %v", h.limits)
+	}
+	if err := h.limit(dir, Limits{Memory: 1 << 20}); err == nil {
+		t.Error("a limit that cannot be written was passed over")
 	}
 }
