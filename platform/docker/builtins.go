@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"hostmanager/hooks"
-	"hostmanager/internal/atomicfile"
 	"hostmanager/protocol"
 )
 
@@ -69,15 +68,7 @@ func (p *Platform) stage(_ context.Context, c *hooks.Call) error {
 	if err != nil {
 		return fmt.Errorf("look at application tree: %w", err)
 	}
-	if info, err := os.Lstat(p.root.Staging()); err == nil && info.Mode()&fs.ModeSymlink == 0 {
-		return fmt.Errorf("%s is no link of the host manager's: move it away", p.root.Staging())
-	}
-	// Relative, so that the link holds when the root is looked at from elsewhere.
-	target, err := filepath.Rel(filepath.Dir(p.root.Staging()), tree)
-	if err != nil {
-		return fmt.Errorf("find way to application tree: %w", err)
-	}
-	return atomicfile.Symlink(target, p.root.Staging())
+	return p.lead(c, p.root.Staging(), tree)
 }
 
 // checkLoopback warns of devicemapper on a loop file, which loses data and is slow.

@@ -32,6 +32,9 @@ func (p *Platform) cleanDir(ctx context.Context, c *hooks.Call) error {
 	if err != nil {
 		return err
 	}
+	if err := p.mendCurrent(ctx, c); err != nil {
+		return err
+	}
 	if err := p.dropEvidence(ctx, this); err != nil {
 		return err
 	}

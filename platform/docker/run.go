@@ -48,6 +48,9 @@ func (p *Platform) runCurrent(ctx context.Context, c *hooks.Call) error {
 	if err != nil {
 		return err
 	}
+	if err := p.mendCurrent(ctx, c); err != nil {
+		return err
+	}
 	if err := p.cli.ImageTag(ctx, image, p.names.staging()); err != nil {
 		return fmt.Errorf("tag image of current container: %w", err)
 	}

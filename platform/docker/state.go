@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
@@ -41,21 +44,80 @@ func writeState(path, line string) error {
 	return atomicfile.WriteFile(path, []byte(line+"\n"), 0o644)
 }
 
-// readLink returns where a link leads, "" where there is none.
+// readLink returns where a link leads, "" where there is none, also where a hook put something else in its place.
 func readLink(path string) (string, error) {
 	target, err := os.Readlink(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
 		return "", nil
 	}
 	return target, err
 }
 
-// writeLink points the link at target, or removes it where target is empty.
+// writeLink points the link at target, or removes it where target is empty. What a hook put in its place is moved aside: neither a flip nor its
+// undoing may fail on that.
 func writeLink(target, path string) error {
+	if _, err := moveAside(path); err != nil {
+		return err
+	}
 	if target == "" {
 		return atomicfile.Remove(path)
 	}
 	return atomicfile.Symlink(target, path)
+}
+
+// moveAside makes way for a link where something else stands, and returns where that is now, "" where nothing was in the way. Only the latest is kept.
+func moveAside(path string) (string, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look at %s: %w", path, err)
+	}
+	aside := path + ".aside"
+	if err := os.RemoveAll(aside); err != nil {
+		return "", fmt.Errorf("remove what was moved aside before: %w", err)
+	}
+	if err := os.Rename(path, aside); err != nil {
+		return "", fmt.Errorf("%s is no link, and cannot be moved away: %w", path, err)
+	}
+	return aside, nil
+}
+
+// mendCurrent has current lead to the tree of the container that serves again, where a hook removed the link or put something else in its place.
+func (p *Platform) mendCurrent(ctx context.Context, c *hooks.Call) error {
+	if link, err := readLink(p.root.Current()); link != "" || err != nil {
+		return err
+	}
+	id, err := readState(p.root.CurrentContainerID())
+	if err != nil {
+		return err
+	}
+	in, ok, err := p.find(ctx, id)
+	if errors.Is(err, errNotOurs) || err == nil && (!ok || in.release == "") {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return p.lead(c, p.root.Current(), filepath.Join(p.root.Releases(), in.release))
+}
+
+// lead points the link at a tree, and says so where something else than a link stood in its place.
+func (p *Platform) lead(c *hooks.Call, link, tree string) error {
+	// Relative, so that the link holds when the root is looked at from elsewhere.
+	target, err := filepath.Rel(filepath.Dir(link), tree)
+	if err != nil {
+		return fmt.Errorf("find way to application tree: %w", err)
+	}
+	aside, err := moveAside(link)
+	if err != nil {
+		return err
+	}
+	if aside != "" {
+		report(c, protocol.Warn, "%s was no link of the host manager's any more; what stood there is now %s. Hooks must leave the link alone.", link, aside)
+	}
+	return writeLink(target, link)
 }
 
 // releaseName is the name below Releases of the tree a link leads to, "" where there is no link.
