@@ -129,6 +129,7 @@ func (a *Agent) takeAll(messages []queue.Message) (taken []queue.Message, left i
 	if len(messages) > 1 {
 		a.exclusive.hold()
 		defer a.exclusive.release()
+		defer time.AfterFunc(holdMost, a.exclusive.release).Stop()
 	}
 	for _, m := range messages {
 		if a.mustWait(m) {
@@ -143,6 +144,9 @@ func (a *Agent) takeAll(messages []queue.Message) (taken []queue.Message, left i
 	}
 	return taken, left, nil
 }
+
+// holdMost is how long the lane is held: a refusal may wait for room on the disk, and it is the lane's jobs that can make some.
+const holdMost = 2 * time.Second
 
 // fullPause is between polls that bring only commands whose lane is full.
 const fullPause = time.Second

@@ -147,3 +147,36 @@ func TestDefaultResultQueues_StayBesideTheCommandQueue(t *testing.T) {
 		}
 	}
 }
+
+func TestLane_HeldBeginsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane(1)
+		var ran []string
+		push := func(name string) {
+			l.push(job{identity: name, do: func(context.Context) { ran = append(ran, name); <-time.After(time.Minute) }}, false)
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); l.run(t.Context()) }()
+		push("before")
+		synctest.Wait()
+		l.hold()
+		push("one")
+		push("two")
+		<-time.After(time.Hour)
+		if waiting, running := l.depth(); waiting != 2 || running != 0 || len(ran) != 1 {
+			t.Errorf("held: %d wait, %d run, %v ran", waiting, running, ran)
+		}
+		l.release()
+		<-time.After(time.Hour)
+		if fmt.Sprint(ran) != "[before one two]" {
+			t.Errorf("ran %v", ran)
+		}
+		l.hold() // a lane that is closed ends all the same
+		push("never")
+		l.close()
+		<-ended
+		if len(ran) != 3 {
+			t.Errorf("ran %v", ran)
+		}
+	})
+}
