@@ -181,16 +181,17 @@ func (p *played) judgeSteps(bad func(*int, string, ...any)) {
 	}
 }
 
-// takeTimes measures how long the agent's last life needed for the result of a command it found begun.
+// takeTimes measures how long the agent's last life needed for the result of a command it found.
 func (p *played) takeTimes() {
 	if !p.alive || len(p.told) == 0 {
 		return
 	}
 	began, others := p.lives, time.Duration(0)
 	var started recorded
-	longest, before, last := time.Duration(0), "", began
+	longest, before, last, begun := time.Duration(0), "", began, false
 	for _, r := range p.mine() {
 		if r.Time.Before(began) {
+			begun = begun || r.Type == journal.Started
 			continue
 		}
 		if pause := r.Time.Sub(last); pause > longest && started.Step == "" {
@@ -205,7 +206,7 @@ func (p *played) takeTimes() {
 			started = recorded{}
 		case r.Type == journal.Result:
 			whole := r.Time.Sub(began)
-			p.tally.timed(fmt.Sprintf("%s on %s; its longest pause of %s came before %s", p.trial.name, p.name, longest.Round(time.Millisecond), before), whole, whole-others)
+			p.tally.timed(fmt.Sprintf("%s on %s; its longest pause of %s came before %s", p.trial.name, p.name, longest.Round(time.Millisecond), before), begun, whole, whole-others)
 			return
 		}
 	}

@@ -27,8 +27,9 @@ type tally struct {
 	wrong      int // anything else that may not be
 	own        []time.Duration
 	whole      []time.Duration
-	worst      string         // the case with the longest own time
-	landed     map[string]int // what the journal ended with at a kill
+	unbegun    []time.Duration // own times of commands that were accepted and not begun: their manifest is still to be fetched
+	worst      string          // the case with the longest own time
+	landed     map[string]int  // what the journal ended with at a kill
 	violations []string
 }
 
@@ -61,13 +62,7 @@ func (t *tally) print(out io.Writer) {
 	fmt.Fprintf(out, "kills %d (and %d of proxy and hmctl)  commands %d  results %d in %d deliveries\n", t.kills, t.others, t.commands, t.results, t.deliveries)
 	fmt.Fprintf(out, "killed commands: %d succeeded, %d were taken back\n", t.resumed, t.unwound)
 	fmt.Fprintf(out, "double runs %d  lost %d  stuck %d  unlike results %d  other %d\n", t.doubles, t.lost, t.stuck, t.unlike, t.wrong)
-	if len(t.own) > 0 {
-		fmt.Fprintf(out, "from the agent's start to the killed command's result, n=%d:\n", len(t.own))
-		fmt.Fprintf(out, "  own time (without build, hook files, starting and gating the container) p50 %s  p99 %s  max %s; held to 2 s: %s\n",
-			at(t.own, 0.5), at(t.own, 0.99), at(t.own, 1), met(at(t.own, 1) < ownTime))
-		fmt.Fprintf(out, "  longest: %s\n", t.worst)
-		fmt.Fprintf(out, "  all of it                                                               p50 %s  p99 %s  max %s\n", at(t.whole, 0.5), at(t.whole, 0.99), at(t.whole, 1))
-	}
+	t.printTimes(out)
 	if len(t.landed) > 0 {
 		fmt.Fprintf(out, "the kills fell behind %d different records, most often:\n", len(t.landed))
 		names := slices.SortedFunc(maps.Keys(t.landed), func(a, b string) int {
@@ -85,13 +80,33 @@ func (t *tally) print(out io.Writer) {
 	}
 }
 
+// printTimes shows how long commands needed after a kill. The fetch of a manifest is S3's time, and S3 may throttle and hang up here, so commands
+// that had not begun stand apart.
+func (t *tally) printTimes(out io.Writer) {
+	if len(t.own) > 0 {
+		fmt.Fprintf(out, "from the agent's start to the result of the command it took up, n=%d:\n", len(t.own))
+		fmt.Fprintf(out, "  own time (without build, hook files, starting and gating the container) p50 %s  p99 %s  max %s; held to 2 s: %s\n",
+			at(t.own, 0.5), at(t.own, 0.99), at(t.own, 1), met(at(t.own, 1) < ownTime))
+		fmt.Fprintf(out, "  longest: %s\n", t.worst)
+		fmt.Fprintf(out, "  all of it                                                               p50 %s  p99 %s  max %s\n", at(t.whole, 0.5), at(t.whole, 0.99), at(t.whole, 1))
+	}
+	if len(t.unbegun) > 0 {
+		fmt.Fprintf(out, "  of commands that had not begun, with the fetch of their manifest, n=%d   p50 %s  p99 %s  max %s\n",
+			len(t.unbegun), at(t.unbegun, 0.5), at(t.unbegun, 0.99), at(t.unbegun, 1))
+	}
+}
+
 // ownTime is what a resumed command is held to.
 const ownTime = 2 * time.Second
 
-// timed takes note of how long the last life of a case needed.
-func (t *tally) timed(name string, whole, own time.Duration) {
+// timed takes note of how long the last life of a case needed for a command that it found begun, or only accepted.
+func (t *tally) timed(name string, begun bool, whole, own time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !begun {
+		t.unbegun = append(t.unbegun, own)
+		return
+	}
 	if len(t.own) == 0 || own > slices.Max(t.own) {
 		t.worst = name
 	}
