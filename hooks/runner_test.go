@@ -181,6 +181,24 @@ func TestRun_FileInPlaceOfABuiltin(t *testing.T) {
 	}
 }
 
+// A directory of ten hooks must not say ten times which of the properties they do not get.
+func TestRun_RefusedVariablesAreToldOnce(t *testing.T) {
+	b := newBench(t)
+	b.file(dir, "01a", "#!/bin/sh\necho \"preload=$LD_PRELOAD\"\n", 0o755)
+	b.file(dir, "02b", "#!/bin/sh\necho \"preload=$LD_PRELOAD\"\n", 0o755)
+	call := b.call(dir)
+	call.Env = append(call.Env, "LD_PRELOAD=/x.so")
+	if err := b.runner(hooks.Options{}).Run(t.Context(), call, b, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(b.eventTexts(), "run without LD_PRELOAD"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, b.eventTexts())
+	}
+	if got := b.output.String(); got != "preload=\npreload=\n" {
+		t.Errorf("hooks put out %q", got)
+	}
+}
+
 func TestRun_StepsAreJournalled(t *testing.T) {
 	b := newBench(t)
 	b.file(dir, "01once", "#!/bin/sh\n", 0o755)

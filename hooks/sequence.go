@@ -106,9 +106,7 @@ func (s *sequence) within(ctx context.Context, e entry, output io.Writer) error 
 	if e.builtin != nil {
 		return PausedOr(bounded, e.builtin.Run(bounded, &call))
 	}
-	marked := *s
-	marked.env = append(slices.Clip(s.env), StepMark(call.Root, call.Deployment, step))
-	return PausedOr(bounded, marked.file(bounded, e, call))
+	return PausedOr(bounded, s.file(bounded, e, call))
 }
 
 // again readies the second run of a hook that an earlier agent began: what is compensated is taken back first.

@@ -29,7 +29,7 @@ type spawned struct {
 
 // file runs an executable file.
 func (s *sequence) file(ctx context.Context, e entry, call Call) error {
-	env, refused := admit(append(slices.Clip(s.env), Mark(call.Root, call.Deployment)))
+	env, refused := admit(append(slices.Clip(s.env), Mark(call.Root, call.Deployment), StepMark(call.Root, call.Deployment, s.step(e))))
 	if len(refused) > 0 && !s.spawned.told {
 		s.spawned.told = true
 		call.Event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf(
@@ -40,8 +40,7 @@ func (s *sequence) file(ctx context.Context, e entry, call Call) error {
 		Path: e.path, Dir: s.dir, Env: env, Output: call.Output, Mask: call.Redact.Writer, Log: call.Log, Grace: s.grace, Within: s.spawned.within,
 		MayDetach: func(file io.Reader) bool { return readDeclaration(file).detach },
 		Asked: []slog.Attr{
-			slog.String("asked_by", d.AskedBy), slog.String("command", d.CommandName), slog.String("request_id", d.RequestID),
-			slog.String("invocation_id", d.InvocationID), slog.String("hook", call.Dir+"/"+e.name),
+			slog.String("asked_by", d.AskedBy), slog.String("invocation_id", d.InvocationID), slog.String("hook", call.Dir+"/"+e.name),
 		},
 	}
 	if call.spawning.Spawner == nil {
