@@ -240,7 +240,7 @@ func (a *Agent) abortHere(ctx context.Context, o localAbort) (Aborted, error) {
 	if err != nil {
 		return Aborted{}, err
 	}
-	a.log.Info("abort", slog.String("request", operation), slog.String("by", o.By), slog.String("msg", r.Msg))
+	a.log.Info("abort", slog.String("request", operation), slog.String("by", o.By), slog.String("answer", r.Msg))
 	return Aborted{Aborted: r.Cause == protocol.CauseAborted, RequestID: operation, Command: name, Msg: r.Msg}, nil
 }
 

@@ -269,7 +269,7 @@ func (r *run) call(dir string, a activity) hooks.Call {
 		Output: newLines(func(line string) { a.log.Output(a.path, line) }),
 		Event:  r.events.add,
 		Redact: r.Redact,
-		Log:    r.Structured.With(slog.String("command", r.job.Request.CommandName), slog.String("request", r.job.Request.RequestID)),
+		Log:    r.Structured.With(slog.String("command", r.job.Request.CommandName), slog.String("request_id", r.job.Request.RequestID)),
 	}
 }
 

@@ -260,6 +260,9 @@ func (f *Fetcher) fly(ctx context.Context, fl *flight, src Source) {
 }
 
 func (f *Fetcher) obtain(ctx context.Context, src Source) (string, int64, error) {
+	if err := f.store.makeFolders(); err != nil {
+		return "", 0, err
+	}
 	path, size, err := f.store.lookup(ctx, src.SHA256)
 	if err != nil || path != "" {
 		return path, size, err

@@ -66,15 +66,23 @@ func (s store) part(digest string) string { return filepath.Join(s.dir, "partial
 func (s store) ranges(digest string) string { return filepath.Join(s.dir, "partial", digest+rangesExt) }
 
 func (s store) open() error {
-	for _, sub := range []string{"sha256", "partial", "trees"} {
-		if err := errors.Join(atomicfile.MakeDir(s.dir, 0o700), atomicfile.MakeDir(filepath.Join(s.dir, sub), 0o700)); err != nil {
-			return fmt.Errorf("make bundle cache: %w", err)
-		}
+	if err := s.makeFolders(); err != nil {
+		return err
 	}
 	if err := s.sweepPartials(); err != nil {
 		return err
 	}
 	return s.sweepRecords()
+}
+
+// makeFolders is asked for before each fetch, too: somebody may have removed the cache to make room.
+func (s store) makeFolders() error {
+	for _, sub := range []string{"sha256", "partial", "trees"} {
+		if err := errors.Join(atomicfile.MakeDir(s.dir, 0o700), atomicfile.MakeDir(filepath.Join(s.dir, sub), 0o700)); err != nil {
+			return fmt.Errorf("make bundle cache: %w", err)
+		}
+	}
+	return nil
 }
 
 // sweepPartials removes downloads that cannot or will not be resumed. One that a process works at is left alone.

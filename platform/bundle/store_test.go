@@ -134,3 +134,17 @@ func TestOpen_ClosesOnlyTheCache(t *testing.T) {
 		}
 	}
 }
+
+// TestFetch_MakesTheCacheAnew holds that who removes the cache below a running agent, to make room, stops no later deployment.
+func TestFetch_MakesTheCacheAnew(t *testing.T) {
+	archive := zipBytes(t, zipFile("Dockerfile", "FROM scratch\n"))
+	b := startBucket(t, archive)
+	dir := t.TempDir()
+	cache := filepath.Join(dir, "cache")
+	f := newFetcher(t, b, cache)
+	for _, release := range []string{"1-a", "2-b"} {
+		_, err := f.Stage(t.Context(), sourceOf(archive), filepath.Join(dir, "releases", release), bundle.Before{})
+		must(t, err)
+		must(t, os.RemoveAll(cache))
+	}
+}
