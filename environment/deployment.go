@@ -115,6 +115,28 @@ func (r *Record) Deployment(ctx context.Context, id int64) (Deployment, string, 
 	return d, etag, nil
 }
 
+// maxRestored bounds how far Restored looks back.
+const maxRestored = 64
+
+// Restored returns the serials whose content is that of the deployment: its own, that which it brought back to some instances after an abort, that
+// which the latter brought back, and so on. Instances with any of them run the same. It ends where a record is missing.
+func (r *Record) Restored(ctx context.Context, d Deployment) ([]int64, error) {
+	serials := []int64{d.Serial}
+	for d.Restores > 0 && d.Restores < d.Serial && len(serials) < maxRestored {
+		id, serial := d.ID-(d.Serial-d.Restores), d.Restores // both are counted together
+		serials = append(serials, serial)
+		next, _, err := r.Deployment(ctx, id)
+		if errors.Is(err, ErrNotFound) || err == nil && next.Serial != serial {
+			return serials, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		d = next
+	}
+	return serials, nil
+}
+
 // PutDeployment writes the record if it is still the one with that ETag (empty: there is none yet) and returns the new ETag. It sets UpdatedAt
 // and Revision. ErrChanged tells that someone else wrote it.
 func (r *Record) PutDeployment(ctx context.Context, d *Deployment, etag string) (string, error) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,6 +59,14 @@ func (l LockInfo) Held() bool { return l.ID != "" }
 // Manual tells whether a person holds it, with no heartbeat.
 func (l LockInfo) Manual() bool { return l.Held() && l.Expires.IsZero() }
 
+// AbortReason begins the reason of a lock under which an operation is aborted.
+const AbortReason = "abort "
+
+// Aborting tells whether its holder aborts an operation, which cannot be aborted itself.
+func (l LockInfo) Aborting() bool {
+	return !l.Manual() && (strings.HasPrefix(l.Reason, AbortReason) || l.Operation != nil && l.Operation.Command == protocol.CmdAbort)
+}
+
 // Expired tells whether its holder has been silent for so long that others may take it, allowing for clocks that differ.
 func (l LockInfo) Expired(now time.Time) bool {
 	if !l.Held() || l.Manual() {
@@ -96,8 +105,12 @@ func (e *LockedError) Error() string {
 	if e.Lock.Process.Host != "" {
 		host = fmt.Sprintf("its process %d on %s", e.Lock.Process.PID, e.Lock.Process.Host)
 	}
-	return fmt.Sprintf("%s. Last heartbeat %s. Wait for it to end, or stop it with `hmctl abort`; if %s is dead the lock is free at %s, and `hmctl unlock --force` frees it at once",
-		who, e.Lock.Heartbeat.Format(time.RFC3339), host, e.Lock.FreeAt().Format(time.RFC3339))
+	stop := "Wait for it to end, or stop it with `hmctl abort`"
+	if e.Lock.Aborting() {
+		stop = "That abort is at work already; wait for it to end, `hmctl status` tells then"
+	}
+	return fmt.Sprintf("%s. Last heartbeat %s. %s; if %s is dead the lock is free at %s, and `hmctl unlock --force` frees it at once",
+		who, e.Lock.Heartbeat.Format(time.RFC3339), stop, host, e.Lock.FreeAt().Format(time.RFC3339))
 }
 
 // Unwrap makes errors.Is(err, ErrLocked) hold.

@@ -1,6 +1,7 @@
 package environment_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -242,6 +243,7 @@ func TestLock_OfAProvenDeadHolderIsTakenByWhoAsksForIt(t *testing.T) {
 		q       environment.LockRequest
 		says    string // empty: the lock is taken
 	}{
+		{"an abort", procid.Self(), environment.LockRequest{TakeDead: true, Reason: environment.AbortReason + "CMD-AppDeploy"}, "That abort is at work already; wait for it to end"},
 		{"dead, asked for", dead, environment.LockRequest{TakeDead: true}, ""},
 		{"dead", dead, environment.LockRequest{}, "has ended: carry on what it did with `hmctl deploy --resume`"},
 		{"alive", procid.Self(), environment.LockRequest{TakeDead: true}, "stop it with `hmctl abort`"},
@@ -250,7 +252,7 @@ func TestLock_OfAProvenDeadHolderIsTakenByWhoAsksForIt(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := open(t, newBucket())
-			held, err := r.Lock(t.Context(), environment.LockRequest{Holder: "anna", Reason: "deploy v1", TTL: time.Minute, Process: c.process})
+			held, err := r.Lock(t.Context(), environment.LockRequest{Holder: "anna", Reason: cmp.Or(c.q.Reason, "deploy v1"), TTL: time.Minute, Process: c.process})
 			if err != nil {
 				t.Fatal(err)
 			}

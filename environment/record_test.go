@@ -336,3 +336,33 @@ func TestRegister_CarriesTheApplicationsState(t *testing.T) {
 		t.Errorf("where nothing is deployed: %q", trouble)
 	}
 }
+
+// TestRestored_FollowsWhatWasBroughtBack: over several aborts, and no further than the records reach.
+func TestRestored_FollowsWhatWasBroughtBack(t *testing.T) {
+	r := open(t, newBucket())
+	var last environment.Deployment
+	for _, restores := range []int64{0, 0, 2, 0, 3, 5} { // serials 1 to 6
+		next, err := r.NextSerial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = environment.Deployment{ID: next.DeploymentID, Serial: next.Serial, Restores: restores, RequestID: "r", State: environment.Succeeded}
+		if next.Serial == 1 {
+			continue // as if it had been removed
+		}
+		if _, err := r.PutDeployment(t.Context(), &last, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := r.Restored(t.Context(), last); err != nil || !slices.Equal(got, []int64{6, 5, 3, 2}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	last.Restores = 1
+	if got, err := r.Restored(t.Context(), last); err != nil || !slices.Equal(got, []int64{6, 1}) {
+		t.Errorf("without the record: %v, %v", got, err)
+	}
+	last.Restores = 9 // somebody wrote rubbish
+	if got, err := r.Restored(t.Context(), last); err != nil || !slices.Equal(got, []int64{6}) {
+		t.Errorf("of a later one: %v, %v", got, err)
+	}
+}

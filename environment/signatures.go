@@ -26,6 +26,14 @@ func (r *Record) Secured(signer Signer, trusted signature.Keys) *Record {
 // Signs tells whether what is written is signed.
 func (r *Record) Signs() bool { return r.signer != nil }
 
+// KeyID names the key that what is written is signed with, "" where it is not.
+func (r *Record) KeyID() string {
+	if r.signer == nil {
+		return ""
+	}
+	return r.signer.KeyID()
+}
+
 // Sign signs a message with the record's signer.
 func (r *Record) Sign(ctx context.Context, message []byte) (protocol.Signature, error) {
 	if r.signer == nil {

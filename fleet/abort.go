@@ -143,7 +143,7 @@ func (f *Fleet) findVictim(ctx context.Context) (victim, error) {
 	case lock.Held() && op != nil && op.Command != protocol.CmdAbort && (!recorded || op.RequestID != d.RequestID) && (atWork || !recorded):
 		return f.unrecordedVictim(ctx, lock)
 	case !recorded:
-		return victim{}, fmt.Errorf("%w: no operation is under way in environment %s", ErrNothingToAbort, f.Record.EnvironmentID())
+		return victim{}, f.nothingBegun(ctx, lock)
 	}
 	if d.Restores > 0 {
 		return victim{}, fmt.Errorf("%w: deployment %d puts instances back after an abort; if nobody drives it any more, `hmctl deploy --resume` carries it on", ErrNothingToAbort, d.ID)
@@ -157,6 +157,18 @@ func (f *Fleet) findVictim(ctx context.Context) (victim, error) {
 			ErrNothingToAbort, d.ID, d.VersionLabel)
 	}
 	return victim{d: d, etag: etag, kind: kind, lock: lock, recorded: true}, nil
+}
+
+// nothingBegun is the end of an abort that found nothing. Whoever died before they sent anything left their lock, which nobody needs any more.
+func (f *Fleet) nothingBegun(ctx context.Context, lock environment.LockInfo) error {
+	if !lock.HolderDead() && !lock.Expired(now()) {
+		return fmt.Errorf("%w: no operation is under way in environment %s", ErrNothingToAbort, f.Record.EnvironmentID())
+	}
+	if err := f.Record.ReleaseLock(ctx, lock.ID); err != nil && !errors.Is(err, environment.ErrChanged) {
+		return fmt.Errorf("abort: free the lock of %s: %w", lock.Holder, err)
+	}
+	return fmt.Errorf("%w: no operation is under way in environment %s; the lock of %s (%s), who is gone, is free now",
+		ErrNothingToAbort, f.Record.EnvironmentID(), lock.Holder, lock.Reason)
 }
 
 // unrecordedVictim is an operation of which only the lock tells: it went to some of the registered instances.
@@ -180,7 +192,7 @@ func (f *Fleet) unrecordedVictim(ctx context.Context, lock environment.LockInfo)
 
 // takeFrom waits a moment for whoever drives the operation to let go of the lock, and says from whom it may be taken then.
 func (f *Fleet) takeFrom(ctx context.Context, v victim) environment.LockRequest {
-	q := environment.LockRequest{Reason: "abort " + v.d.Command, TakeDead: true}
+	q := environment.LockRequest{Reason: environment.AbortReason + v.d.Command, TakeDead: true}
 	driven := v.lock.Held() && v.lock.Operation != nil && v.lock.Operation.RequestID == v.d.RequestID
 	for deadline := now().Add(f.handover()); v.recorded && v.lock.Held() && now().Before(deadline); {
 		l, err := f.Record.LockState(ctx)

@@ -221,6 +221,7 @@ func TestOperation_SaysWhoGivesNoSign(t *testing.T) {
 	f := deployedTo(t, w, release)
 	out := f.Printer.(*lines)
 	out.mustHave(t, "WARN: Still waiting, and no sign since the command was sent from i-gone, last seen ")
+	out.mustHave(t, "does it trust the key "+w.record.KeyID()+" that signs here?")
 	out.mustNotHave(t, "i-busy, last seen")
 }
 

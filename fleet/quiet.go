@@ -63,6 +63,15 @@ func (o *operation) look(ctx context.Context, q *quiet, since time.Time, waiting
 	}
 	if names := listed(ids); names != "" && names != q.told {
 		q.told = names
-		o.line(protocol.Warn, KindNotice, "", "Still waiting, and no sign since the command was sent from %s. Is the agent there running?", strings.Join(silent, "; "))
+		o.line(protocol.Warn, KindNotice, "", "Still waiting, and no sign since the command was sent from %s. Is the agent there running, and does it %s? `hostmanager status` there tells both.",
+			strings.Join(silent, "; "), o.whomToObey())
 	}
+}
+
+// whomToObey is what an agent must be set to for it to take the operation's orders. One that is not answers nothing.
+func (o *operation) whomToObey() string {
+	if o.Record.Signs() {
+		return "trust the key " + o.Record.KeyID() + " that signs here"
+	}
+	return "take unsigned orders"
 }

@@ -16,6 +16,7 @@ import (
 	"hostmanager/environment"
 	"hostmanager/fleet"
 	"hostmanager/fleet/record"
+	"hostmanager/internal/procid"
 	"hostmanager/protocol"
 )
 
@@ -274,4 +275,24 @@ func TestDeploy_TakesOverFromADeadOperator(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.mustHave(t, "WARN: Took over the lock of bert@dead (deploy v1)", "Environment update completed successfully.")
+}
+
+// TestAbort_FreesTheLockOfWhoDiedBeforeTheyBegan: nobody else needs it, and nothing else would say so.
+func TestAbort_FreesTheLockOfWhoDiedBeforeTheyBegan(t *testing.T) {
+	w := newWorld(t)
+	w.instance("i-a", dockerLike("aaaaaaaaaaaa"))
+	dead := procid.Self()
+	dead.Start++ // a process with this pid, but not this one
+	held, err := w.record.Lock(t.Context(), environment.LockRequest{Holder: "bert", Reason: "deploy v1", Process: dead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Unlock(t.Context()) }()
+	f, _ := w.fleet()
+	if _, err := f.Abort(t.Context(), fleet.AbortRequest{}); !errors.Is(err, fleet.ErrNothingToAbort) || !strings.Contains(err.Error(), "the lock of bert (deploy v1), who is gone, is free now") {
+		t.Fatal(err)
+	}
+	if _, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1"}); err != nil {
+		t.Error(err)
+	}
 }

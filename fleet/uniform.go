@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"hostmanager/environment"
@@ -54,15 +55,31 @@ func (f *Fleet) sayOdd(ctx context.Context, report *AbortReport) ([]string, erro
 	if err != nil {
 		return nil, err
 	}
+	same, err := f.sameContent(ctx, current, m)
+	if err != nil {
+		return nil, err
+	}
 	var odd []string
 	for _, i := range report.Instances {
-		if i.Answered && !i.New && i.Serial > 0 && i.Serial != current.Serial && i.VersionLabel != m.VersionLabel {
+		if i.Answered && !i.New && i.Serial > 0 && !slices.Contains(same, i.Serial) {
 			odd = append(odd, i.InstanceID)
-			f.say(protocol.Warn, "%s runs %s and not the desired version %s, which has nothing to do with the abort: deploy that to it with --instances %s.",
-				i.InstanceID, version(i), m.VersionLabel, i.InstanceID)
+			f.say(protocol.Warn, "%s runs %s and not the desired version %s (serial %d), which has nothing to do with the abort: deploy that to it with --instances %s.",
+				i.InstanceID, version(i), m.VersionLabel, current.Serial, i.InstanceID)
 		}
 	}
 	return odd, nil
+}
+
+// sameContent returns the serials that are the desired version.
+func (f *Fleet) sameContent(ctx context.Context, c protocol.Current, m protocol.Manifest) ([]int64, error) {
+	d, _, err := f.Record.Deployment(ctx, m.DeploymentID)
+	if errors.Is(err, environment.ErrNotFound) || err == nil && d.Serial != c.Serial {
+		return []int64{c.Serial}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f.Record.Restored(ctx, d)
 }
 
 // sayUniform ends a good abort.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,6 +14,7 @@ import (
 	"hostmanager/environment"
 	"hostmanager/fleet"
 	"hostmanager/internal/cli"
+	"hostmanager/internal/signature"
 	"hostmanager/protocol"
 )
 
@@ -20,6 +23,7 @@ type statusLine struct {
 	Environment string                  `json:"environment"`
 	Bucket      string                  `json:"bucket"`
 	Current     *currentLine            `json:"current,omitempty"`
+	Damaged     string                  `json:"damaged,omitempty"` // why the desired version cannot be read, and what to do
 	Lock        *environment.LockInfo   `json:"lock,omitempty"`
 	Deployment  *environment.Deployment `json:"deployment,omitempty"`
 	Instances   []instanceLine          `json:"instances"`
@@ -52,11 +56,30 @@ func newStatusCommand() *cobra.Command {
 			}
 			p := cli.PrinterFor(cmd)
 			printStatus(p, s, time.Now())
-			return p.JSON("status", s)
+			if err := p.JSON("status", s); err != nil || s.Damaged == "" {
+				return err
+			}
+			return errDamaged
 		}),
 	}
 	at.flags(cmd)
 	return cmd
+}
+
+// errDamaged is the end of a status that could tell everything but what is wanted.
+var errDamaged = errors.New("the desired version cannot be read; nothing can be deployed until that is mended")
+
+// damaged says what to do about a desired state that somebody spoiled, "" for any other error.
+func damaged(f *fleet.Fleet, err error) string {
+	switch {
+	case signature.Refused(err):
+		return err.Error()
+	case errors.Is(err, environment.ErrDigest), errors.Is(err, environment.ErrCorrupt), errors.Is(err, environment.ErrNotFound):
+		key := protocol.CurrentKey(f.Record.EnvironmentID())
+		return fmt.Sprintf("%s. Put it back, or s3://%s/%s, from an older version of the object; or remove the latter and deploy anew, with all --env and --option",
+			strings.TrimRight(err.Error(), ". "), f.Bucket, key)
+	}
+	return ""
 }
 
 func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
@@ -65,8 +88,11 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 	switch {
 	case err == nil:
 		s.Current = &currentLine{current, m.VersionLabel, m.DeploymentID}
-	case !errors.Is(err, environment.ErrNoCurrent):
-		return s, err
+	case errors.Is(err, environment.ErrNoCurrent):
+	default:
+		if s.Damaged = damaged(f, err); s.Damaged == "" {
+			return s, err
+		}
 	}
 	lock, err := f.Record.LockState(ctx)
 	if err != nil {
@@ -82,9 +108,13 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 	case !errors.Is(err, environment.ErrNotFound):
 		return s, err
 	}
+	same, err := sameContent(ctx, f, s.Current)
+	if err != nil {
+		return s, err
+	}
 	instances, unreadable, err := f.Record.Instances(ctx)
 	for _, i := range instances {
-		behind := s.Current != nil && i.Serial != s.Current.Serial && !(s.restored() && i.Serial == s.Deployment.Restores)
+		behind := s.Current != nil && !slices.Contains(same, i.Serial)
 		s.Instances = append(s.Instances, instanceLine{i, i.Silent(time.Now()), behind})
 	}
 	for _, u := range unreadable {
@@ -93,14 +123,27 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 	return s, err
 }
 
-// restored tells whether the desired version is one that was brought back to some instances after an abort; the others never lost it.
-func (s statusLine) restored() bool {
-	return s.Deployment != nil && s.Deployment.Restores > 0 && s.Deployment.Serial == s.Current.Serial
+// sameContent returns the serials that are the desired version: after an abort it was brought back to some instances under a new one, and the others
+// never lost it.
+func sameContent(ctx context.Context, f *fleet.Fleet, c *currentLine) ([]int64, error) {
+	if c == nil {
+		return nil, nil
+	}
+	d, _, err := f.Record.Deployment(ctx, c.DeploymentID)
+	if errors.Is(err, environment.ErrNotFound) || err == nil && d.Serial != c.Serial {
+		return []int64{c.Serial}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f.Record.Restored(ctx, d)
 }
 
 func printStatus(p *cli.Printer, s statusLine, now time.Time) {
 	p.Text("Environment:     %s (s3://%s)", s.Environment, s.Bucket)
-	if c := s.Current; c != nil {
+	if s.Damaged != "" {
+		p.Text("Desired version: UNREADABLE: %s", printable(s.Damaged))
+	} else if c := s.Current; c != nil {
 		p.Text("Desired version: %s (deployment %d, serial %d)", c.VersionLabel, c.DeploymentID, c.Serial)
 	} else {
 		p.Text("Desired version: none, nothing was deployed yet")

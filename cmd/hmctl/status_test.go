@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hostmanager/environment"
+	"hostmanager/fleet"
 	"hostmanager/internal/cli"
 	"hostmanager/internal/procid"
 )
@@ -89,7 +92,7 @@ func TestStatus_SaysWhatIsUnfinished(t *testing.T) {
 	}
 }
 
-// TestStatus_OfAnAbort: one that is under way, and one that put some instances back: the others are not behind.
+// TestStatus_OfAnAbort: one that is under way is carried on, not resumed.
 func TestStatus_OfAnAbort(t *testing.T) {
 	var out bytes.Buffer
 	cmd := &cobra.Command{}
@@ -99,13 +102,22 @@ func TestStatus_OfAnAbort(t *testing.T) {
 	if !strings.Contains(out.String(), "being aborted by anna: wrong; `hmctl abort` carries that on") || strings.Contains(out.String(), "unfinished") {
 		t.Errorf("says:\n%s", out.String())
 	}
-	s := statusLine{Current: &currentLine{}, Deployment: &environment.Deployment{Serial: 3, Restores: 1}}
-	s.Current.Serial = 3
-	if !s.restored() {
-		t.Error("not restored")
+}
+
+// TestStatus_SaysWhatToDoAboutADamagedRecord: whoever spoils one object must not take the whole picture away.
+func TestStatus_SaysWhatToDoAboutADamagedRecord(t *testing.T) {
+	r, err := environment.Open(nil, "e-1", environment.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	s.Current.Serial = 4
-	if s.restored() {
-		t.Error("restored by another deployment")
+	f := &fleet.Fleet{Record: r, Bucket: "b"}
+	for _, err := range []error{environment.ErrDigest, environment.ErrCorrupt, environment.ErrNotFound} {
+		got := damaged(f, fmt.Errorf("read manifest: %w", err))
+		if !strings.Contains(got, err.Error()) || !strings.Contains(got, "s3://b/resources/environments/e-1/_runtime/versions/current") {
+			t.Errorf("%v: %q", err, got)
+		}
+	}
+	if got := damaged(f, errors.New("no such host")); got != "" {
+		t.Errorf("AWS is away: %q", got)
 	}
 }
