@@ -42,11 +42,11 @@ func FuzzParse(f *testing.F) {
 func FuzzContainerConfiguration(f *testing.F) {
 	f.Add([]byte(`{"raw":{},"optionsettings":{}}`))
 	f.Add([]byte(`{}`))
+	root := layout.Root(f.TempDir()) // one a process, and nothing is synced: waiting for the disk finds nothing
+	if err := settings.WriteContainerConfiguration(root, protocol.Manifest{}); err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		root := layout.Root(t.TempDir())
-		if err := settings.WriteContainerConfiguration(root, protocol.Manifest{}); err != nil {
-			t.Fatal(err)
-		}
 		if err := os.WriteFile(root.ContainerConfiguration(), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
