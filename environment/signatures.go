@@ -72,12 +72,12 @@ func (r *Record) verify(ctx context.Context, key string, message []byte) error {
 		return err
 	}
 	verdict := signature.ErrUnsigned
-	for _, s := range list {
+	for n, s := range list {
 		err := r.trusted.Verify(s.KeyID, message, s.Value)
 		if err == nil {
 			return nil
 		}
-		if verdict == signature.ErrUnsigned || errors.Is(err, signature.ErrBad) { // what says most
+		if n == 0 { // the newest; the others may be of what the object held before
 			verdict = err
 		}
 	}

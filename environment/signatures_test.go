@@ -166,3 +166,20 @@ func (b *bucket) body(key string) string {
 	defer b.mu.Unlock()
 	return string(b.objects[key].body)
 }
+
+// TestSecured_NamesTheKeyThatSignedLast: after a change of keys, whoever still has the old one is told which key is missing, and not that something was
+// altered.
+func TestSecured_NamesTheKeyThatSignedLast(t *testing.T) {
+	b := newBucket()
+	next := signing.FromSeed([32]byte{'n'})
+	before := open(t, b).Secured(opsKey(), signature.NewKeys(opsKey().Public("")))
+	after := open(t, b).Secured(next, signature.NewKeys(opsKey().Public(""), next.Public("")))
+	for n, r := range []*environment.Record{before, after} {
+		if err := r.MoveCurrent(t.Context(), protocol.Current{Manifest: "manifest_1", SHA256: "aa", Serial: int64(n + 1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := before.Current(t.Context()); !errors.Is(err, signature.ErrUnknownKey) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -140,11 +140,16 @@ func (o *operation) stage(ctx context.Context, i int) error {
 	if !s.DoneAt.IsZero() {
 		return nil
 	}
+	waiting := o.waiting(*s)
+	orders, err := o.orders(ctx, s.Num, waiting) // signed before the record says that anything was sent
+	if err != nil {
+		return err
+	}
 	s.SentAt, s.TimedOut = now(), nil
 	if err := o.step(ctx, stepSent(s.Num)); err != nil {
 		return err
 	}
-	if err := o.send(ctx, i); err != nil || (o.noWait && len(o.waiting(*s)) > 0) {
+	if err := o.send(ctx, i, waiting, orders); err != nil || (o.noWait && len(o.waiting(*s)) > 0) {
 		return err
 	}
 	if err := o.collect(ctx, i); err != nil {
@@ -274,6 +279,8 @@ func (o *operation) leave() {
 		text = "Stopped before anything was sent: no instance was told."
 	case done:
 		text = "Stopped after all instances had answered: only the desired state is left to move."
+	case !o.kind.versions && !final:
+		text = "Stopped after the first stage was sent: instances may still be at it, and nothing that serves was changed."
 	case final:
 		text = "Stopped after the last stage was sent: the instances finish it on their own, and the desired state was not moved."
 	}

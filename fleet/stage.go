@@ -34,13 +34,7 @@ const (
 func (o *operation) timeout() time.Duration { return time.Duration(o.d.Timeout) * time.Second }
 
 // send tells every instance that has not answered the stage yet. It may be told twice: the second message has the identity of the first.
-func (o *operation) send(ctx context.Context, i int) error {
-	s := &o.d.Stages[i]
-	waiting := o.waiting(*s)
-	orders, err := o.orders(ctx, s.Num, waiting)
-	if err != nil {
-		return err
-	}
+func (o *operation) send(ctx context.Context, i int, waiting []environment.Target, orders []order) error {
 	gone := make([]bool, len(waiting))
 	var group errgroup.Group
 	group.SetLimit(senders)
