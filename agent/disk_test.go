@@ -144,6 +144,15 @@ func (w *world) identityOf(label string) string {
 	return w.command(order{name: protocol.CmdAppDeploy, invocation: "inv-" + label}).Identity()
 }
 
+// The reserve is there when a deployment begins, also one that does not wait for the next look at the disks.
+func TestDeploy_BeginsWithTheReserve(t *testing.T) {
+	w := newWorld(t)
+	w.onDisk(disktest.Options{Bytes: 128 << 20})
+	w.start(smallReserve, func(s *agentSetup) { s.LookEvery = time.Hour })
+	w.hook("appdeploy/pre/00held", fmt.Sprintf("[ -e %s/blocks ]", w.root.DiskReserve()))
+	wantStatus(t, w.deployNamed("v1", nil), protocol.Success)
+}
+
 // A hook of the deployment takes every block. What was done is undone, the result says why, and a restart still works; with room again all is well.
 func TestDeploy_OnADiskThatFillsUpUnderWayIsUndoneAndSaysWhy(t *testing.T) {
 	w := newWorld(t)

@@ -93,6 +93,7 @@ func fetches(r protocol.Request) bool {
 // admit refuses the deployment where a file system cannot take its share. The worst that the bundle can be is looked at first, which costs nothing;
 // only where that does not fit is the archive itself.
 func (k *diskKeeper) admit(ctx context.Context, d hooks.Deployment, src bundle.Source) error {
+	k.replenish() // first, so that it is counted: a deployment that follows a start or a full disk at once needs it as much as any
 	tree, err := disk.Of(k.root.Releases())
 	if err != nil {
 		return err
