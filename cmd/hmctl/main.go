@@ -10,16 +10,20 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"hostmanager/internal/cli"
 )
 
+// sameSignal is how soon after the first a second signal is still the same request to stop: timeout(1) signals the process and then its whole group.
+const sameSignal = time.Second
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal stops the operation, which says what it leaves; a second one ends the process.
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() { time.AfterFunc(sameSignal, stop) })
 	os.Exit(cli.Run(ctx, newRoot(), os.Args[1:], cli.OSStreams()))
 }
 
