@@ -13,7 +13,11 @@ import (
 )
 
 // soakSamples is how often a soak looks at the agent, in even distances.
-const soakSamples = 80
+const soakSamples = 40
+
+// soakRest is how long it is left alone before a look: longer than it takes to give back what commands needed, so that each look meets it in the
+// same state. A look right behind a command shows what garbage and pages of code there happen to be.
+const soakRest = 2500 * time.Millisecond
 
 // soak sends commands one after the other to one agent and looks at what its process uses: most are quick or refused, every tenth restarts the
 // application, every fiftieth deploys a configuration and every hundredth a version.
@@ -26,23 +30,38 @@ func soak(ctx context.Context, s settings) error {
 	if _, err := deployOnce(ctx, st, app, 0); err != nil {
 		return err
 	}
-	var samples []sample
+	var samples, working []sample
 	began := time.Now()
 	for n := 1; n <= s.soak; n++ {
 		if err := soakOne(ctx, st, app, n); err != nil {
 			return fmt.Errorf("command %d: %w", n, err)
 		}
 		if n%max(1, s.soak/soakSamples) == 0 {
-			settle(ctx) // what goes on behind an answer is no leak
-			one, err := takeSample(ctx, st)
-			if err != nil {
+			if err := lookTwice(ctx, st, &working, &samples); err != nil {
 				return err
 			}
-			samples = append(samples, one)
 		}
 	}
-	printSoak(s.soak, time.Since(began), samples)
+	printSoak(s.soak, time.Since(began), working, samples)
 	return nil
+}
+
+// lookTwice looks right behind a command, and once more when the agent has come to rest.
+func lookTwice(ctx context.Context, st *stand, working, resting *[]sample) error {
+	one, err := takeSample(ctx, st)
+	if err != nil {
+		return err
+	}
+	*working = append(*working, one)
+	select {
+	case <-time.After(soakRest):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if one, err = takeSample(ctx, st); err == nil {
+		*resting = append(*resting, one)
+	}
+	return err
 }
 
 // soakOne sends one command and waits for its result.
@@ -104,21 +123,24 @@ func takeSample(ctx context.Context, st *stand) (one sample, err error) {
 }
 
 // printSoak shows what changed from the middle to the end: the first half fills caches and pools.
-func printSoak(n int, took time.Duration, samples []sample) {
-	half := samples[len(samples)/2:]
-	var rss []float64
-	for _, s := range half {
-		rss = append(rss, float64(s.Runtime.ResidentBytes)/1e6)
-	}
-	first, last := samples[0].Runtime, samples[len(samples)-1].Runtime
-	mean, rise := fit(rss)
-	fmt.Printf("%d commands in %s, %d looks\n", n, took.Round(time.Second), len(samples))
-	fmt.Printf("RSS over the second half: mean %.1f MB (10^6 bytes), rises by %+.2f MB or %+.1f %%; the first look %.1f MB, the last %.1f MB\n",
-		mean, rise, 100*rise/mean, float64(first.ResidentBytes)/1e6, float64(last.ResidentBytes)/1e6)
-	fmt.Printf("RSS by eighths of the soak: %s MB\n", eighths(samples))
+func printSoak(n int, took time.Duration, working, resting []sample) {
+	half := resting[len(resting)/2:]
+	fmt.Printf("%d commands in %s, %d looks\n", n, took.Round(time.Second), len(resting))
+	printResident("at rest", resting)
+	printResident("right behind a command", working)
 	fmt.Printf("descriptors:  %s\n", extent(half, func(s sample) int64 { return int64(s.Runtime.Descriptors) }))
 	fmt.Printf("goroutines:   %s\n", extent(half, func(s sample) int64 { return int64(s.Runtime.Goroutines) }))
-	fmt.Printf("journal:      %s bytes\n", extent(samples, func(s sample) int64 { return s.Runtime.JournalBytes }))
+	fmt.Printf("journal:      %s bytes\n", extent(resting, func(s sample) int64 { return s.Runtime.JournalBytes }))
+}
+
+func printResident(when string, samples []sample) {
+	var rss []float64
+	for _, s := range samples[len(samples)/2:] {
+		rss = append(rss, float64(s.Runtime.ResidentBytes)/1e6)
+	}
+	mean, rise := fit(rss)
+	fmt.Printf("RSS %s, second half: mean %.1f MB (10^6 bytes), rises by %+.2f MB or %+.1f %%; by eighths of the soak: %s MB\n",
+		when, mean, rise, 100*rise/mean, eighths(samples))
 }
 
 // eighths shows the means of eight stretches of the samples: whether a rise goes on or comes to its end.
