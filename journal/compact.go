@@ -122,7 +122,7 @@ func (j *Journal) compactNow(p plan) {
 }
 
 func (j *Journal) compact(p plan) error {
-	f, err := os.Open(j.path)
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", j.file.Fd())) // the file that is written to, whatever became of its name
 	if err != nil {
 		return fmt.Errorf("compact journal: %w", err)
 	}

@@ -397,3 +397,30 @@ func TestRead_NeedsNoLock(t *testing.T) {
 		t.Errorf("missing journal: %v", err)
 	}
 }
+
+// A file that is removed below a working agent is written anew with the record that found it out.
+func TestAppend_WritesARemovedFileAnew(t *testing.T) {
+	dir := fast(t)
+	path := filepath.Join(dir, "state", "journal")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var e events
+	j := open(t, path, &e)
+	add(t, j, life("before")[:3]...)
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	add(t, j, life("before")[3], life("after")[0])
+	want := j.Commands()
+	read, err := journal.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, read.Commands); diff != "" || len(want) != 2 {
+		t.Error(diff)
+	}
+	if text := fmt.Sprint(e); strings.Count(text, "was removed") != 1 {
+		t.Errorf("events: %s", text)
+	}
+}

@@ -251,9 +251,31 @@ func (j *Journal) Append(r Record) error {
 		return j.breakOff(fmt.Errorf("read back record: %w", err))
 	}
 	j.state.apply(w)
+	if j.removed() {
+		return j.comeBack()
+	}
 	if j.size >= j.compactAt {
 		j.compactNow(makePlan(j.state, j.opts.Now()))
 	}
+	return nil
+}
+
+// removed tells whether somebody took the file's name away: what is written to it then is gone with this process.
+func (j *Journal) removed() bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(j.file.Fd()), &st) == nil && st.Nlink == 0
+}
+
+// comeBack writes the journal anew under its name, out of the file that is still open.
+func (j *Journal) comeBack() error {
+	err := os.MkdirAll(filepath.Dir(j.path), 0o700)
+	if err == nil {
+		err = j.compact(makePlan(j.state, j.opts.Now()))
+	}
+	if err != nil {
+		return j.breakOff(fmt.Errorf("make the journal anew, whose file was removed: %w", err))
+	}
+	j.warn("The journal's file was removed while the agent was working; it was written anew. Whoever cleans " + filepath.Dir(j.path) + " must leave it alone.")
 	return nil
 }
 

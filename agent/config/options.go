@@ -56,7 +56,7 @@ func Options() []Option {
 		number("keep_versions", "how many versions that ran well stay on the instance (tree, image, bundle), the one that serves among them, whatever the pressure; at least 2", func(c *Config) *int { return &c.KeepVersions }),
 		size("disk_reserve", "how many bytes are kept back for the moment the disk is full; 0 keeps none", func(c *Config) *int64 { return &c.DiskReserve }),
 		size("image_reserve", "how many bytes a first image is taken to need, beside its tree; later ones are taken to be like the one that serves", func(c *Config) *int64 { return &c.ImageReserve }),
-		text("docker_gc", "what is cleaned on the Docker Engine: engine (where docker_namespace is not given, also the build cache and images without a name) or own (only what carries our label)", func(c *Config) *string { return &c.DockerGC }),
+		text("docker_gc", "what is cleaned on the Docker Engine: engine (where docker_namespace is not given, also the build cache) or own (only what carries our label)", func(c *Config) *string { return &c.DockerGC }),
 		size("build_cache", "how many bytes of BuildKit's cache stay, where docker_gc looks after it; none when the disk is short", func(c *Config) *int64 { return &c.BuildCache }),
 		text("log_level", "of hostmanager.log: debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	}

@@ -148,7 +148,7 @@ func (p *Platform) dropStaged(ctx context.Context) error {
 	)
 }
 
-// collectEngine looks after what carries no label, where the Engine is ours alone.
+// collectEngine bounds BuildKit's cache, which carries no label, where the Engine is ours alone.
 func (p *Platform) collectEngine(ctx context.Context, hard bool) error {
 	if !p.wholeEngine || p.names.label != defaultNamespace {
 		return nil
@@ -158,7 +158,7 @@ func (p *Platform) collectEngine(ctx context.Context, hard bool) error {
 		return err
 	}
 	if other != "" {
-		p.log.Info("build cache and pulled images left alone: another host manager uses the Engine", "namespace", other)
+		p.log.Info("build cache left alone: another host manager uses the Engine", "namespace", other)
 		return nil
 	}
 	prune := build.CachePruneOptions{All: true, ReservedSpace: p.buildCache}
@@ -166,15 +166,10 @@ func (p *Platform) collectEngine(ctx context.Context, hard bool) error {
 	if hard {
 		prune = build.CachePruneOptions{All: true}
 	}
-	var errs []error
 	if _, err := p.cli.BuildCachePrune(ctx, prune); err != nil {
-		errs = append(errs, fmt.Errorf("prune build cache: %w", err))
+		return fmt.Errorf("prune build cache: %w", err)
 	}
-	nameless := filters.NewArgs(filters.Arg("dangling", "true"), filters.Arg("label!", labelNamespace))
-	if _, err := p.cli.ImagesPrune(ctx, nameless); err != nil {
-		errs = append(errs, fmt.Errorf("prune images without a name: %w", err))
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // otherNamespace returns a namespace whose containers or images are on the Engine and are not ours, "" where there is none.

@@ -63,8 +63,8 @@ func TestCollectEngine_OnlyWhereItIsOursAlone(t *testing.T) {
 		whole, hard           bool
 		want                  []string
 	}{
-		"alone":             {ours, "", true, false, []string{`/v1.41/build/prune?all=1&filters=&keep-storage=77&reserved-space=77`, `/v1.41/images/prune?filters={"dangling":{"true":true},"label!":{"hostmanager":true}}`}},
-		"the disk is short": {ours, "", true, true, []string{`/v1.41/build/prune?all=1&filters=`, `/v1.41/images/prune?filters={"dangling":{"true":true},"label!":{"hostmanager":true}}`}},
+		"alone":             {ours, "", true, false, []string{`/v1.41/build/prune?all=1&filters=&keep-storage=77&reserved-space=77`}},
+		"the disk is short": {ours, "", true, true, []string{`/v1.41/build/prune?all=1&filters=`}},
 		"others are there":  {theirs, "", true, true, nil},
 		"a namespace":       {ours, "mine", true, true, nil},
 		"told not to":       {ours, "", false, true, nil},

@@ -65,8 +65,8 @@ type Options struct {
 	Redact *redact.Redactor
 	// Keep is how many versions that ran well stay on the instance, the one that serves among them; less than DefaultKeep counts as that.
 	Keep int
-	// WholeEngine says that nobody else uses the Engine: BuildKit's cache is then held within BuildCache bytes, and pulled images that lost their
-	// name are removed. It is only followed without a namespace, and while no other host manager's things are there.
+	// WholeEngine says that nobody else uses the Engine: BuildKit's cache is then held within BuildCache bytes. It is only followed without a
+	// namespace, and while no other host manager's things are there.
 	WholeEngine bool
 	BuildCache  int64 // 0 means DefaultBuildCache
 	// AddressPool is where the namespace's network takes its /26 from; it should not be routed by the host. "" means DefaultAddressPool.

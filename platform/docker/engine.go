@@ -63,7 +63,7 @@ func newClient(host string) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours.Transport = bounded{transport}
+	ours.Transport = again{bounded{transport}}
 	return cli, nil
 }
 
@@ -85,6 +85,29 @@ func patientDial(dial dialFunc) dialFunc {
 				pause.Stop()
 				return nil, err
 			}
+		}
+	}
+}
+
+// again puts a question once more for those who wait, for a while, where the Engine took the connection and hung up: a socket that systemd holds
+// does that while the Engine is being restarted. Only what changes nothing is asked again.
+type again struct{ inner http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (a again) RoundTrip(r *http.Request) (*http.Response, error) {
+	question := (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.Body == nil || r.Body == http.NoBody)
+	began := time.Now()
+	for {
+		answer, err := a.inner.RoundTrip(r)
+		if err == nil || !question || r.Context().Value(waitsKey{}) == nil || errors.Is(err, errSilent) || time.Since(began) > engineWait {
+			return answer, err
+		}
+		pause := time.NewTimer(enginePause)
+		select {
+		case <-pause.C:
+		case <-r.Context().Done():
+			pause.Stop()
+			return nil, err
 		}
 	}
 }

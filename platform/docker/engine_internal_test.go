@@ -184,3 +184,42 @@ func TestBound_GivesUpWorkThatHeedsNothing(t *testing.T) {
 		}
 	})
 }
+
+// A question is put again to an Engine that takes connections and hangs up, for those who wait; a change is not.
+func TestAgain_AsksAnEngineThatHangsUp(t *testing.T) {
+	for name, tc := range map[string]struct {
+		method  string
+		waits   bool
+		hangups int
+		tries   int
+		fails   bool
+	}{
+		"a question":                  {http.MethodGet, true, 3, 4, false},
+		"of somebody who cannot wait": {http.MethodGet, false, 3, 1, true},
+		"a change":                    {http.MethodPost, true, 3, 1, true},
+		"for ever":                    {http.MethodHead, true, 1 << 20, int(engineWait/enginePause) + 2, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries := 0
+				engine := roundTrip(func(*http.Request) (*http.Response, error) {
+					if tries++; tries <= tc.hangups {
+						return nil, io.ErrUnexpectedEOF
+					}
+					return answer(strings.NewReader("")), nil
+				})
+				r := request(t, tc.method, "/containers/json")
+				if tc.waits {
+					r = r.WithContext(waiting(r.Context()))
+				}
+				got, err := again{engine}.RoundTrip(r)
+				if err == nil {
+					_ = got.Body.Close()
+				}
+				if (err != nil) != tc.fails || tries != tc.tries {
+					t.Errorf("%d tries, %v", tries, err)
+				}
+			})
+		})
+	}
+}
