@@ -140,6 +140,9 @@ func TestOutages_AClockThatIsOff(t *testing.T) {
 			if tc.want == "" && !strings.Contains(r.Message, "expired at") || tc.want != "" && (r.inner == nil || r.entry().Status != tc.want) {
 				t.Errorf("result %+v", r)
 			}
+			if tc.said != "" { // the result does not wait for it
+				eventually(t, "the clock is spoken of", func() bool { return strings.Contains(w.events(), tc.said) })
+			}
 			if n := strings.Count(w.events(), "This machine's clock"); tc.said == "" && n != 0 || tc.said != "" && n != 1 || !strings.Contains(w.events(), tc.said) {
 				t.Errorf("said %d times:\n%s", n, w.events())
 			}
