@@ -228,12 +228,6 @@ func TestFolderOf_IsTheFolderWhoseCommitCounts(t *testing.T) {
 	}
 }
 
-func TestPrintable_TakesControlCharactersOut(t *testing.T) {
-	if got := printable("a\x1b]0;title\x07b\r\n\tc\u009bé"); got != "a]0;titleb\n\tcé" {
-		t.Errorf("got %q", got)
-	}
-}
-
 func TestAge_IsInWholeSeconds(t *testing.T) {
 	at := time.Now()
 	if got := age(at, at.Add(-1500*time.Millisecond)); got != 2*time.Second {

@@ -142,7 +142,7 @@ func sameContent(ctx context.Context, f *fleet.Fleet, c *currentLine) ([]int64, 
 func printStatus(p *cli.Printer, s statusLine, now time.Time) {
 	p.Text("Environment:     %s (s3://%s)", s.Environment, s.Bucket)
 	if s.Damaged != "" {
-		p.Text("Desired version: UNREADABLE: %s", printable(s.Damaged))
+		p.Text("Desired version: UNREADABLE: %s", s.Damaged)
 	} else if c := s.Current; c != nil {
 		p.Text("Desired version: %s (deployment %d, serial %d)", c.VersionLabel, c.DeploymentID, c.Serial)
 	} else {
@@ -159,7 +159,7 @@ func printStatus(p *cli.Printer, s statusLine, now time.Time) {
 	}
 	p.Text("Instances:       %d", len(s.Instances))
 	for _, i := range s.Instances {
-		p.Text("  %-20s %-10s %s (deployment %d, serial %d), seen %s ago%s", i.InstanceID, cmp.Or(i.State, "?"), cmp.Or(i.VersionLabel, "no version"),
+		p.Text("  %-20s %-10s %s (deployment %d, serial %d), seen %s ago%s", i.InstanceID, cmp.Or(oneLine(i.State), "?"), cmp.Or(oneLine(i.VersionLabel), "no version"),
 			i.DeploymentID, i.Serial, age(now, i.Seen), i.remark())
 	}
 	for _, u := range s.Unreadable {
@@ -177,9 +177,21 @@ func (i instanceLine) remark() string {
 		remark = ", not the desired version"
 	}
 	if trouble := i.Application.Trouble(); trouble != "" {
-		remark += ", " + printable(trouble)
+		remark += ", " + oneLine(trouble)
 	}
 	return remark
+}
+
+// maxCell bounds what of an instance's own words stands in its line, in bytes.
+const maxCell = 400
+
+// oneLine keeps what an instance wrote into its registration from looking like other lines.
+func oneLine(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > maxCell {
+		text = text[:maxCell] + "..."
+	}
+	return text
 }
 
 // alive tells whether somebody holds the lock who may still be at work.
