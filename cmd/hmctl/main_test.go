@@ -53,6 +53,7 @@ func TestScripts(t *testing.T) {
 			"unqueue":   removeQueue,
 			"status":    checkStatus,
 			"awaitsent": awaitSent,
+			"spoil":     spoil,
 
 			"operator-key": writeOperatorKey,
 			"unsign":       unsign,
@@ -167,6 +168,16 @@ func stuck(i *wiretest.Instance, c protocol.Command, r protocol.Request) ([]stri
 	}
 	body, err := i.Encode(c, r, protocol.ResponseEntry{Status: protocol.Success, Cause: protocol.CauseAborted, Msg: "stuck no more"})
 	return []string{body}, err
+}
+
+// spoil puts rubbish in the place of an object of the environment's record.
+func spoil(ts *testscript.TestScript, _ bool, args []string) {
+	r, ok := ts.Value(roomKey{}).(*room)
+	if !ok || len(args) != 1 {
+		ts.Fatalf("usage: spoil OBJECT")
+	}
+	_, err := r.store.Put(r.ctx, "bucket", protocol.RuntimePrefix(ts.Getenv("HMCTL_ENVIRONMENT"))+args[0], []byte("rubbish"), objects.Condition{})
+	ts.Check(err)
 }
 
 // removeQueue deletes an instance's command queue.

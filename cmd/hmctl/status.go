@@ -95,7 +95,7 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 		}
 	}
 	lock, err := f.Record.LockState(ctx)
-	if err != nil {
+	if err = s.spoiled(err, "where no hmctl is at work, remove s3://%s/%s", f.Bucket, protocol.LockKey(f.Record.EnvironmentID())); err != nil {
 		return s, err
 	}
 	if lock.Held() {
@@ -106,7 +106,9 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 	case err == nil:
 		s.Deployment = &d
 	case !errors.Is(err, environment.ErrNotFound):
-		return s, err
+		if err := s.spoiled(err, "put it back from an older version of the object"); err != nil {
+			return s, err
+		}
 	}
 	same, err := sameContent(ctx, f, s.Current)
 	if err != nil {
@@ -123,6 +125,16 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 	return s, err
 }
 
+// spoiled takes note of an object of the record that cannot be understood, with what to do about it; the rest can be shown all the same. It returns
+// every other error.
+func (s *statusLine) spoiled(err error, advice string, args ...any) error {
+	if err == nil || !errors.Is(err, environment.ErrCorrupt) {
+		return err
+	}
+	s.Unreadable = append(s.Unreadable, fmt.Sprintf("%v: "+advice, append([]any{err}, args...)...))
+	return nil
+}
+
 // sameContent returns the serials that are the desired version: after an abort it was brought back to some instances under a new one, and the others
 // never lost it.
 func sameContent(ctx context.Context, f *fleet.Fleet, c *currentLine) ([]int64, error) {
@@ -130,7 +142,7 @@ func sameContent(ctx context.Context, f *fleet.Fleet, c *currentLine) ([]int64, 
 		return nil, nil
 	}
 	d, _, err := f.Record.Deployment(ctx, c.DeploymentID)
-	if errors.Is(err, environment.ErrNotFound) || err == nil && d.Serial != c.Serial {
+	if errors.Is(err, environment.ErrNotFound) || errors.Is(err, environment.ErrCorrupt) || err == nil && d.Serial != c.Serial {
 		return []int64{c.Serial}, nil
 	}
 	if err != nil {
