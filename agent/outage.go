@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,7 +61,7 @@ func (o *outages) failed(what string, err error, tolerance int) {
 		return
 	}
 	u.said = true
-	o.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("%s does not answer: %v. %s", what, err, advice(err))})
+	o.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("%s does not answer: %s. %s", what, strings.TrimRight(err.Error(), "."), advice(err))})
 }
 
 // answered takes note of success, and tells whether that ended an outage.

@@ -424,3 +424,17 @@ func TestAppend_WritesARemovedFileAnew(t *testing.T) {
 		t.Errorf("events: %s", text)
 	}
 }
+
+// A pipe that somebody laid in the journal's place must not hold whoever opens it.
+func TestOpen_APipeInItsPlace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := journal.Read(path); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := journal.Open(path, options(nil)); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("open: %v", err)
+	}
+}

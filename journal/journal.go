@@ -163,7 +163,7 @@ func (j *Journal) open() error {
 	if err := atomicfile.Sweep(filepath.Dir(j.path)); err != nil {
 		return fmt.Errorf("sweep unfinished files: %w", err)
 	}
-	f, err := os.Open(j.path)
+	f, err := openRegular(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return j.replace(nil)
 	}

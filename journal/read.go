@@ -1,15 +1,34 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// openRegular opens a file for reading. A pipe in its place, which would hold whoever opens it, is an error like everything else that is no file.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file: move it away, or put the journal back", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
 
 // Read returns what the journal at path says. It takes no lock and changes nothing, so it answers while an agent writes or hangs: what it shows
 // is true of some moment during the call.
 func Read(path string) (Snapshot, error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("open journal: %w", err)
 	}

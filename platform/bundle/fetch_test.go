@@ -537,3 +537,25 @@ func TestStage_FetchesAndUnpacks(t *testing.T) {
 	}
 	mustHold(t, filepath.Join(dir, "releases", "1-abc", "Dockerfile"), []byte("FROM scratch\n"))
 }
+
+// Whatever keeps the cache from being opened may be mended while the agent runs.
+func TestFetch_AfterTheCacheCouldNotBeOpened(t *testing.T) {
+	body := randomBytes(9, 1<<10)
+	b := startBucket(t, body)
+	dir := filepath.Join(t.TempDir(), "cache")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFetcher(t, b, dir)
+	if _, err := f.Fetch(t.Context(), sourceOf(body)); err == nil {
+		t.Fatal("a file is no cache")
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	path, err := f.Fetch(t.Context(), sourceOf(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, path, body)
+}

@@ -29,9 +29,9 @@ type Fetcher struct {
 	Parallel   int           // ranged GETs at a time
 	Stall      time.Duration // a range that brings no byte for so long is asked for again
 
-	once    sync.Once
-	openErr error
-	store   store
+	opening sync.Mutex
+	opened  bool
+	store   store // does not change once opened
 
 	mu      sync.Mutex
 	flights map[string]*flight
@@ -69,19 +69,25 @@ func (f *Fetcher) setDefaults() {
 	}
 }
 
-// Open validates the fields, makes the cache folder and removes leftovers that no download can resume. Fetch and Hold call it where nobody did.
+// Open validates the fields, makes the cache folder and removes leftovers that no download can resume. Fetch and Hold call it where nobody did; what failed is
+// tried again.
 func (f *Fetcher) Open() error {
-	f.once.Do(func() {
-		f.setDefaults()
-		f.flights, f.holds = map[string]*flight{}, map[string]int{}
-		if f.Objects == nil || f.CacheDir == "" {
-			f.openErr = errors.New("bundle fetcher: Objects and CacheDir are required")
-			return
-		}
-		f.store = store{dir: f.CacheDir, boot: bootID()}
-		f.openErr = f.store.open()
-	})
-	return f.openErr
+	f.opening.Lock()
+	defer f.opening.Unlock()
+	if f.opened {
+		return nil
+	}
+	f.setDefaults()
+	if f.Objects == nil || f.CacheDir == "" {
+		return errors.New("bundle fetcher: Objects and CacheDir are required")
+	}
+	f.store = store{dir: f.CacheDir, boot: bootID()}
+	if err := f.store.open(); err != nil {
+		return err // a full or read-only disk may be mended by the next call
+	}
+	f.flights, f.holds = map[string]*flight{}, map[string]int{}
+	f.opened = true
+	return nil
 }
 
 // Held is a cached bundle that is not evicted until Release.
