@@ -96,6 +96,7 @@ func (a *Agent) judge(c protocol.Command) (protocol.Request, *answer) {
 	if err != nil {
 		a.Logs.Listener.Errorf("Invocation %s of command %s is not run: %s", c.InvocationID, c.CommandName, err)
 		a.log.Warn("command refused", slog.Any("error", err))
+		a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("An order was refused (invocation %.80s): %v.", c.InvocationID, err)})
 		return request, &answer{message: err.Error()}
 	}
 	inner := func(code int, msg string) *answer {

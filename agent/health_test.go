@@ -103,6 +103,23 @@ func TestHealth_ThatCannotBeFoundOutIsNotReady(t *testing.T) {
 	})
 }
 
+// An Engine that hangs keeps no instance from being seen.
+func TestHealth_OfAPlatformThatHangsIsUnknown(t *testing.T) {
+	w := newWorld(t)
+	w.start(looking)
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	must(t, os.WriteFile(w.platformFile("hanging"), nil, 0o600))
+	eventually(t, "it is registered", func() bool {
+		i := w.registered()
+		return i.State == "degraded" && i.Application.Unknown
+	})
+	must(t, os.Remove(w.platformFile("hanging")))
+	eventually(t, "it is well again", func() bool { return w.registered().State == "ready" })
+	if strings.Contains(w.events(), "record in S3 does not answer") {
+		t.Error(w.events())
+	}
+}
+
 func TestTend_PutsRightWhatWentAstray(t *testing.T) {
 	w := newWorld(t)
 	w.start(looking)

@@ -61,7 +61,7 @@ func (o *outages) failed(what string, err error, tolerance int) {
 		return
 	}
 	u.said = true
-	o.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("%s does not answer: %s. %s", what, strings.TrimRight(err.Error(), "."), advice(err))})
+	o.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("%s does not answer: %s. %s", what, strings.TrimRight(err.Error(), "."), advice(what, err))})
 }
 
 // answered takes note of success, and tells whether that ended an outage.
@@ -87,9 +87,11 @@ func (o *outages) forget(what string) {
 }
 
 // advice is what an operator has to do about it, or that there is nothing to do.
-func advice(err error) string {
+func advice(what string, err error) string {
 	const goesOn = "It is tried until it does; what serves is left alone."
 	switch {
+	case errors.Is(err, queue.ErrQueueMissing) && strings.HasPrefix(what, onResultQueue):
+		return "Such a queue goes when its operation is over or given up. The result is kept, and tried until the command's expiry and a day."
 	case errors.Is(err, queue.ErrQueueMissing):
 		return "Make the queue, or correct the setting that names it: it is waited for."
 	case errors.Is(err, hostaws.ErrAccessDenied):

@@ -332,7 +332,10 @@ func dependencyOf(out outcome, err error) string {
 	}
 }
 
-func resultQueue(out outcome) string { return "Result queue " + out.Queue }
+// onResultQueue begins the name of what a single result queue is.
+const onResultQueue = "Result queue "
+
+func resultQueue(out outcome) string { return onResultQueue + out.Queue }
 
 // answered ends the outages that a delivery shows to be over; the other results need not wait any longer.
 func (o *outbox) answered(out outcome) {

@@ -30,6 +30,9 @@ const (
 
 const registerTimeout = 20 * time.Second
 
+// statusTimeout bounds the look at the application before it: an Engine that hangs must not keep the instance from being seen.
+const statusTimeout = 5 * time.Second
+
 // registerRetry is how long after a registration that failed the next one is tried, at most.
 const registerRetry = 20 * time.Second
 
@@ -93,13 +96,20 @@ func (r *registrar) changed(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
 	defer cancel()
-	app, err := r.agent.Platform.Status(ctx)
+	app, err := r.agent.applicationNow(ctx)
 	health := r.agent.health(app, err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was := r.told.Application
 	was.Reason, health.Reason = "", ""
 	return ctx.Err() == nil && r.told.InstanceID != "" && (was != health || err == nil && app.Serial != r.told.Serial)
+}
+
+// applicationNow asks the platform, not for long.
+func (a *Agent) applicationNow(ctx context.Context) (Application, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	return a.Platform.Status(ctx)
 }
 
 // health is what a look at the platform means for those who ask for the instance.
@@ -148,7 +158,7 @@ func (r *registrar) write(ctx context.Context, state string) {
 	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
 	defer cancel()
 	entry := environment.Instance{InstanceID: a.InstanceID, Queue: queue, Agent: a.Version}
-	app, err := a.Platform.Status(ctx)
+	app, err := a.applicationNow(ctx)
 	if err == nil {
 		entry.VersionLabel, entry.DeploymentID, entry.Serial = app.VersionLabel, app.DeploymentID, app.Serial
 	}

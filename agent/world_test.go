@@ -449,8 +449,13 @@ func (p *filePlatform) undoFlip(_ context.Context, c *hooks.Call) error {
 	return atomicfile.WriteFile(p.file("serving"), []byte(saved.Old), 0o600)
 }
 
-func (p *filePlatform) Status(context.Context) (agent.Application, error) {
+// Status does not answer as long as the file hanging is there.
+func (p *filePlatform) Status(ctx context.Context) (agent.Application, error) {
 	var a agent.Application
+	if _, err := os.Stat(p.file("hanging")); err == nil {
+		<-ctx.Done()
+		return a, ctx.Err()
+	}
 	data, err := os.ReadFile(p.file("serving"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return a, nil

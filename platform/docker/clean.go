@@ -67,7 +67,14 @@ func (p *Platform) makeLogFolder() error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make folder for container output: %w", err)
 	}
-	return os.Chmod(dir, 0o777|fs.ModeSticky)
+	const everybodys = 0o777 | fs.ModeSticky
+	if st, err := os.Stat(dir); err == nil && st.Mode()&(fs.ModePerm|fs.ModeSticky) == everybodys {
+		return nil // also on a disk that can only be read
+	}
+	if err := os.Chmod(dir, everybodys); err != nil {
+		return fmt.Errorf("open folder for container output: %w", err)
+	}
+	return nil
 }
 
 // dropEvidence forgets the evidence of an earlier failure; clean then removes what nobody names any more. The container goes first: forgotten and

@@ -280,3 +280,19 @@ func TestContainerLog_OnAFullDisk(t *testing.T) {
 		t.Errorf("%d lines, want 100", n)
 	}
 }
+
+// What the follower is just writing is no position of a container that is gone.
+func TestForgetPositions_LeavesUnfinishedFilesAlone(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{idA[:12] + ".json", idB[:12] + ".json", "." + idA[:12] + ".json.hm-tmp-1"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := forgetPositions(dir, []string{idA}); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}

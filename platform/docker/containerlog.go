@@ -237,8 +237,8 @@ func forgetPositions(dir string, ids []string) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		id := strings.TrimSuffix(e.Name(), ".json")
-		if !slices.ContainsFunc(ids, func(full string) bool { return strings.HasPrefix(full, id) }) {
+		id, isPosition := strings.CutSuffix(e.Name(), ".json")
+		if isPosition && !slices.ContainsFunc(ids, func(full string) bool { return strings.HasPrefix(full, id) }) {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}

@@ -12,6 +12,8 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
+
+	"hostmanager/internal/atomicfile"
 )
 
 // Follow copies the output of the application's containers into their log files until ctx ends; then it returns nil. It goes on where an earlier
@@ -55,6 +57,9 @@ func (f *follower) watch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer f.done.Wait()
 	defer cancel()
+	if err := atomicfile.Sweep(positions(f.root)); err != nil { // of a kill; nobody writes there yet
+		f.log.Warn("unfinished notes of container output not removed", "error", err)
+	}
 	if err := f.connect(ctx); err != nil {
 		return err
 	}
