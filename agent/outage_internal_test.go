@@ -59,7 +59,7 @@ func TestAdvice_TellsWhatToDo(t *testing.T) {
 		hostaws.ErrThrottled:    "Fewer requests",
 		errors.New("no route"):  "It is tried until it does",
 	} {
-		if got := advice(fmt.Errorf("call: %w", err)); !strings.Contains(got, want) {
+		if got := advice(onCommands, fmt.Errorf("call: %w", err)); !strings.Contains(got, want) {
 			t.Errorf("%v: %q", err, got)
 		}
 	}
