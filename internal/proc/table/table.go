@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -114,9 +115,55 @@ func (t *Table) All() ([]Process, error) {
 	return all, nil
 }
 
+// Bounds of waiting for a process that is just taking up another program: for that moment the kernel shows no environment, or a part of one.
+const (
+	execPatience = 100 * time.Millisecond
+	execPause    = 100 * time.Microsecond
+)
+
+// environ reads the environment the process was started with, and reads it again where that fell into an exec: nobody must pass for unmarked.
+func (t *Table) environ(pid int) ([]byte, error) {
+	for deadline := time.Now().Add(execPatience); ; time.Sleep(execPause) {
+		env, err := t.read(pid, "environ", maxEntry)
+		if err != nil || len(env) > 0 && env[len(env)-1] == 0 || t.wholeEnviron(pid, len(env)) || time.Now().After(deadline) {
+			return env, err
+		}
+	}
+}
+
+// wholeEnviron tells whether size is all there is of the process's environment, or it has none (any more).
+func (t *Table) wholeEnviron(pid, size int) bool {
+	b, err := t.read(pid, "stat", 4<<10)
+	if err != nil {
+		return true
+	}
+	return wholeEnviron(string(b), size)
+}
+
+// wholeEnviron reads it off proc_pid_stat(5). In an exec the environment has no end yet; the kernel's own threads never have one.
+func wholeEnviron(stat string, size int) bool {
+	f := strings.Fields(stat[max(0, strings.LastIndexByte(stat, ')')+1):])
+	const (
+		state, flags, start, end = 0, 6, 47, 48
+		kernelThread             = 0x200000 // PF_KTHREAD
+	)
+	if len(f) <= end || f[state] == "Z" || f[state] == "X" || size >= maxEntry {
+		return true
+	}
+	var n [end + 1]uint64
+	for _, i := range []int{flags, start, end} {
+		v, err := strconv.ParseUint(f[i], 10, 64)
+		if err != nil {
+			return true
+		}
+		n[i] = v
+	}
+	return n[flags]&kernelThread != 0 || n[end] != 0 && n[end]-n[start] == uint64(size)
+}
+
 // Carries tells whether one of the entries ("NAME=value") is in the environment the process was started with. It is false for one that has ended.
 func (t *Table) Carries(pid int, entry string) bool {
-	env, err := t.read(pid, "environ", maxEntry)
+	env, err := t.environ(pid)
 	if err != nil {
 		return false
 	}
@@ -125,7 +172,7 @@ func (t *Table) Carries(pid int, entry string) bool {
 
 // Variable returns the value of a variable in the environment the process was started with.
 func (t *Table) Variable(pid int, name string) (string, bool) {
-	env, err := t.read(pid, "environ", maxEntry)
+	env, err := t.environ(pid)
 	if err != nil {
 		return "", false
 	}

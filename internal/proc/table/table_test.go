@@ -3,6 +3,7 @@ package table
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -88,5 +89,57 @@ func TestTable_SignalsOnlyWhatWasLookedAt(t *testing.T) {
 	}
 	if err := table.Signal(p, unix.SIGKILL); err != nil {
 		t.Errorf("one that has ended: %v", err)
+	}
+}
+
+func TestTable_TellsAWholeEnvironmentFromAPart(t *testing.T) {
+	stat := func(state, flags, start, end string) string {
+		f := strings.Fields(strings.Repeat("0 ", 50))
+		f[0], f[6], f[47], f[48] = state, flags, start, end
+		return "7 (a) b) " + strings.Join(f, " ")
+	}
+	for _, c := range []struct {
+		name string
+		stat string
+		size int
+		want bool
+	}{
+		{"in an exec", stat("R", "0", "0", "0"), 0, false},
+		{"read in an exec that is over", stat("S", "0", "100", "140"), 0, false},
+		{"a part", stat("S", "0", "100", "140"), 16, false},
+		{"all", stat("S", "0", "100", "140"), 40, true},
+		{"empty", stat("S", "0", "100", "100"), 0, true},
+		{"a thread of the kernel", stat("S", "2129984", "0", "0"), 0, true},
+		{"dead", stat("Z", "0", "0", "0"), 0, true},
+		{"longer than is read", stat("S", "0", "0", "99999999"), maxEntry, true},
+		{"cut", "7 (a) S 1 2 3", 0, true},
+		{"no numbers", stat("S", "x", "y", "z"), 0, true},
+	} {
+		if got := wholeEnviron(c.stat, c.size); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// A process that goes from program to program is shown without an environment now and then; it must not pass for unmarked.
+func TestTable_KnowsWhatIsInTheMiddleOfAnExec(t *testing.T) {
+	table := open(t)
+	script := filepath.Join(t.TempDir(), "again")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nexec \"$0\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(script)
+	cmd.Env = []string{"MARK=x"}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	for i := range 20_000 {
+		if !table.Carries(cmd.Process.Pid, "MARK=x") {
+			t.Fatalf("not recognised at look %d", i)
+		}
 	}
 }
