@@ -193,7 +193,7 @@ func (s *Spawner) probe(ctx context.Context, b backend) error {
 		}
 	}
 	trial := &Spawner{
-		backend: b, table: s.table, family: s.family, exits: s.exits, traces: s.traces,
+		backend: b, table: s.table, family: s.family, traces: s.traces,
 		log: slog.New(slog.DiscardHandler), warned: map[string]bool{},
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
