@@ -60,9 +60,9 @@ bench: docker build ## the figures of docs/architecture.md, as ratios in one run
 	@scripts/bench -bin $(BUILD) -count $(COUNT) -soak $(SOAK)
 
 .PHONY: chaos
-chaos: docker ## kill -9 of agent, proxy and hmctl at every record and KILLS=500 random moments, power losses (SEED=n repeats a plan), a hook that writes 10 GB, BLACKHOLE=10m without a network
+chaos: docker ## kill -9 of agent, proxy and hmctl at every record and KILLS=500 random moments, power losses (SEED=n repeats a plan), hostile hooks, one of them writing 10 GB, BLACKHOLE=10m without a network
 	$(GO) run ./chaos -seed $(SEED) -kills $(KILLS)
-	HOSTMANAGER_TEST_LONG=1 $(GO) test -count=1 -v -timeout 30m -run '^TestSpawner_Flood' ./internal/proc
+	HOSTMANAGER_TEST_LONG=1 $(GO) test -count=1 -v -timeout 30m -run '^TestSpawner_(Flood|NothingEscapes|Limits)' ./internal/proc
 	HOSTMANAGER_TEST_BLACKHOLE=$(BLACKHOLE) CI=true $(GO) test -count=1 -v -timeout 1h -run '^TestOutage_OfTheNetwork' ./dev
 
 .PHONY: fuzz

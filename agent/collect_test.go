@@ -75,7 +75,7 @@ func TestStart_KeepsWhatWaitsToBeSent(t *testing.T) {
 		When: func(c localaws.Call) bool { return strings.Contains(c.Request.URL.Path, "/results/") },
 	})
 	must(t, err)
-	w.hook("appdeploy/pre/10many.sh", `i=0; while [ $i -lt 450 ]; do printf '{"msg":"event %d `+strings.Repeat("x", 900)+`","severity":"INFO"}\n---\n' $i; i=$((i+1)); done >> "$EB_EVENT_FILE"`)
+	w.hook("appdeploy/pre/10many.sh", manyEvents())
 	w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), invocation: "inv-v1"})
 	spills := func() []string {
 		found, err := filepath.Glob(filepath.Join(w.root.Outbox(), "*.json"))
@@ -96,5 +96,24 @@ func TestStart_KeepsWhatWaitsToBeSent(t *testing.T) {
 	recovered()
 	if e := w.one().entry(); e.Location == nil {
 		t.Errorf("entry %+v", e)
+	}
+}
+
+// manyEvents is a hook that reports more than a message carries.
+func manyEvents() string {
+	return `i=0; while [ $i -lt 450 ]; do printf '{"msg":"event %d ` + strings.Repeat("x", 900) + `","severity":"INFO"}\n---\n' $i; i=$((i+1)); done >> "$EB_EVENT_FILE"`
+}
+
+// Where the disk takes no large response the verdict is sent all the same, with the beginning of what is to be said.
+func TestResult_ALargeResponseThatCannotBeKept(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.hook("appdeploy/pre/10many.sh", manyEvents())
+	v1 := w.version("v1", nil, nil)
+	must(t, os.RemoveAll(w.root.Outbox()))
+	must(t, os.WriteFile(w.root.Outbox(), []byte("no folder"), 0o600))
+	w.send(order{name: protocol.CmdAppDeploy, manifest: v1})
+	if e := w.one().entry(); e.Status != protocol.Success || e.Location != nil || e.Serial != v1.Serial || w.serving() != v1.Serial {
+		t.Errorf("entry %+v, serial %d serves", e, w.serving())
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	hostaws "hostmanager/aws"
@@ -84,21 +85,76 @@ func (a *Agent) polled(err error) {
 	}
 }
 
-// poll receives once, waiting for a first message, and takes what came.
+// poll receives, waiting for a first message, and takes what came. No command of the exclusive lane begins before all of it is accepted: of
+// deployments that waited in the queue, as after an outage, only the newest is to run. Where commands gathered SQS hands them out in parts, so it
+// is asked for more until nothing comes.
 func (a *Agent) poll(ctx context.Context, wait time.Duration) error {
 	a.awaitRoom(ctx)
 	url, err := a.commandQueue(ctx)
 	if err != nil {
 		return err
 	}
+	messages, err := a.receive(ctx, url, wait)
+	if err != nil {
+		return err
+	}
+	gathered := a.gathered(messages)
+	if gathered || len(messages) > 1 {
+		a.exclusive.hold()
+		defer a.exclusive.release()
+		defer time.AfterFunc(holdMost, a.exclusive.release).Stop()
+	}
+	if err := a.acceptBatch(ctx, url, messages); err != nil || !gathered {
+		return err
+	}
+	for range morePolls {
+		if messages, err = a.receive(ctx, url, shortWait); err != nil || len(messages) == 0 {
+			return err
+		}
+		if err := a.acceptBatch(ctx, url, messages); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	// holdMost is how long the lane is held: a refusal may wait for room on the disk, and it is the lane's jobs that can make some.
+	holdMost = 3 * time.Second
+	// morePolls bounds how often a queue in which commands gathered is asked for more before the first of them begins.
+	morePolls = 2 * laneRoom / queue.MaxBatch
+	// gatheredAge is how long a message waits at most in the queue of an agent that listens.
+	gatheredAge = 5 * time.Second
+)
+
+// gathered tells whether more commands may wait behind these: they are as many as one poll brings, or one of them waited for long. Ages are told by
+// AWS's clock.
+func (a *Agent) gathered(messages []queue.Message) bool {
+	now := a.Now()
+	if a.Skew != nil {
+		if skew := a.Skew(); skew.Abs() <= hostaws.MaxSkew { // beyond it Now is AWS's already
+			now = now.Add(-skew)
+		}
+	}
+	return len(messages) == queue.MaxBatch || slices.ContainsFunc(messages, func(m queue.Message) bool {
+		return !m.Sent.IsZero() && now.Sub(m.Sent) > gatheredAge
+	})
+}
+
+func (a *Agent) receive(ctx context.Context, url string, wait time.Duration) ([]queue.Message, error) {
 	a.Logs.Listener.Debugf("Receiving messages for queue %s", url)
 	messages, err := a.Queue.Receive(ctx, url, queue.MaxBatch, wait)
 	if errors.Is(err, queue.ErrQueueMissing) {
 		a.forgetQueue()
 	}
 	if err != nil {
-		return fmt.Errorf("receive commands: %w", err)
+		return nil, fmt.Errorf("receive commands: %w", err)
 	}
+	return messages, nil
+}
+
+// acceptBatch takes what one poll brought and deletes what was taken.
+func (a *Agent) acceptBatch(ctx context.Context, url string, messages []queue.Message) error {
 	taken, left, err := a.takeAll(messages)
 	for _, m := range taken {
 		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
@@ -123,14 +179,8 @@ func (a *Agent) poll(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
-// takeAll takes what one poll brought. No command of the exclusive lane begins before all are accepted: of deployments that waited in the queue, as
-// after an outage, only the newest is to run. It returns the messages that may be deleted and how many are left in the queue.
+// takeAll returns the messages that may be deleted and how many are left in the queue.
 func (a *Agent) takeAll(messages []queue.Message) (taken []queue.Message, left int, err error) {
-	if len(messages) > 1 {
-		a.exclusive.hold()
-		defer a.exclusive.release()
-		defer time.AfterFunc(holdMost, a.exclusive.release).Stop()
-	}
 	for _, m := range messages {
 		if a.mustWait(m) {
 			left++
@@ -144,9 +194,6 @@ func (a *Agent) takeAll(messages []queue.Message) (taken []queue.Message, left i
 	}
 	return taken, left, nil
 }
-
-// holdMost is how long the lane is held: a refusal may wait for room on the disk, and it is the lane's jobs that can make some.
-const holdMost = 2 * time.Second
 
 // fullPause is between polls that bring only commands whose lane is full.
 const fullPause = time.Second

@@ -102,13 +102,14 @@ func TestOutages_OfWhatGatheredMeanwhileOnlyTheNewestRuns(t *testing.T) {
 	w.start()
 	eventually(t, "the queue cannot be read", func() bool { return b.met.Load() > 3 }) // and nothing of the start is under way any more
 	older := map[string]bool{}
-	for _, label := range []string{"v1", "v2", "v3"} {
+	for n := range 13 { // more than one poll brings
+		label := fmt.Sprint("v", n)
 		older[w.send(order{name: protocol.CmdAppDeploy, manifest: w.version(label, nil, nil)}).InvocationID] = true
 	}
-	newest := w.version("v4", nil, nil)
+	newest := w.version("newest", nil, nil)
 	w.send(order{name: protocol.CmdAppDeploy, manifest: newest, invocation: "newest"})
 	b.off.Store(true)
-	for _, r := range w.await(4) {
+	for _, r := range w.await(14) {
 		if e := r.entry(); older[r.InvocationID] != (e.Cause == protocol.CauseSuperseded) {
 			t.Errorf("%s: %+v", r.InvocationID, e)
 		}

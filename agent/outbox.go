@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"hostmanager/aws/queue"
 	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/disk"
 	"hostmanager/journal"
 	"hostmanager/protocol"
 )
@@ -114,7 +116,8 @@ func (a *Agent) hide(r protocol.Response) *protocol.Response {
 // shortMsg is how much of a message stays beside the location of the whole.
 const shortMsg = 2 << 10
 
-// fit moves a response that no message can carry into a file and leaves verdict, short message and location.
+// fit moves a response that no message can carry into a file and leaves verdict, short message and location; without the latter where no file can
+// be written.
 func (a *Agent) fit(o *outcome, whole *protocol.Response) error {
 	body, err := json.Marshal(o.Result)
 	if err != nil {
@@ -125,21 +128,32 @@ func (a *Agent) fit(o *outcome, whole *protocol.Response) error {
 	}
 	data := []byte(o.Result.Data)
 	id := o.Result.ResultID
-	file := filepath.Join(a.Root.Outbox(), id+".json")
-	if err := atomicfile.WriteFile(file, data, 0o600); err != nil {
-		return fmt.Errorf("keep large response: %w", err)
-	}
-	o.Spill = &spill{File: filepath.Base(file), Location: protocol.Location{
-		Bucket: a.Config.Bucket, Key: protocol.SpillKey(a.Config.EnvironmentID, id), SHA256: protocol.Digest(data), Size: int64(len(data)),
-	}}
 	entry := whole.Entry()
-	entry.Events, entry.Location = []protocol.Event{}, &o.Spill.Location
+	entry.Events = []protocol.Event{}
 	if len(entry.Msg) > shortMsg {
-		entry.Msg = entry.Msg[:shortMsg] + "..."
+		entry.Msg = strings.ToValidUTF8(entry.Msg[:shortMsg], "") + "..."
+	}
+	file := filepath.Join(a.Root.Outbox(), id+".json")
+	if err := a.keepLarge(file, data); err != nil { // the verdict goes out all the same
+		a.log.Warn("the whole of a large response is lost", slog.String("result_id", id), slog.Int("bytes", len(data)), slog.Any("error", err))
+	} else {
+		o.Spill = &spill{File: filepath.Base(file), Location: protocol.Location{
+			Bucket: a.Config.Bucket, Key: protocol.SpillKey(a.Config.EnvironmentID, id), SHA256: protocol.Digest(data), Size: int64(len(data)),
+		}}
+		entry.Location = &o.Spill.Location
 	}
 	small := protocol.NewResponse(entry)
 	small.Truncated = "true"
 	o.Result.Data, err = small.Encode()
+	return err
+}
+
+// keepLarge writes a large response down; where the disk has no room for it the reserve is given up.
+func (a *Agent) keepLarge(file string, data []byte) error {
+	err := atomicfile.WriteFile(file, data, 0o600)
+	if disk.Full(err) && a.disk.release("a large response") {
+		err = atomicfile.WriteFile(file, data, 0o600)
+	}
 	return err
 }
 

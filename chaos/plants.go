@@ -48,6 +48,15 @@ func plantedBugs() []plantedBug {
 			}},
 			kind: restart, shows: "the journal says of its step restartappserver/enact/01flip: started",
 		},
+		{
+			name: "take the target away before the next one is set",
+			changes: []change{{
+				File: "platform/docker/flip.go", Old: "_, err := p.valve.SetTarget(ctx, t, generation)",
+				New: "if g, err := p.valve.SetTarget(ctx, Target{}, generation); err == nil {\ngeneration = g\ntime.Sleep(200 * time.Millisecond)\n}\n" +
+					"_, err := p.valve.SetTarget(ctx, t, generation)",
+			}},
+			kind: restart, shows: "answered neither old nor new",
+		},
 	}
 }
 

@@ -18,6 +18,7 @@ type tally struct {
 	commands   int
 	results    int // distinct
 	deliveries int
+	asked      int // times that the application was asked while cases were played, and answered old or new
 	resumed    int // killed and yet a SUCCESS
 	unwound    int // killed and a FAILURE
 	doubles    int
@@ -62,6 +63,9 @@ func (t *tally) print(out io.Writer) {
 	fmt.Fprintf(out, "kills %d (and %d of proxy and hmctl)  commands %d  results %d in %d deliveries\n", t.kills, t.others, t.commands, t.results, t.deliveries)
 	fmt.Fprintf(out, "killed commands: %d succeeded, %d were taken back\n", t.resumed, t.unwound)
 	fmt.Fprintf(out, "double runs %d  lost %d  stuck %d  unlike results %d  other %d\n", t.doubles, t.lost, t.stuck, t.unlike, t.wrong)
+	if t.asked > 0 {
+		fmt.Fprintf(out, "the application was asked %d times in the middle of it; answers that were neither the old version's nor the new one's stand under other\n", t.asked)
+	}
 	t.printTimes(out)
 	if len(t.landed) > 0 {
 		fmt.Fprintf(out, "the kills fell behind %d different records, most often:\n", len(t.landed))

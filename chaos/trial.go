@@ -44,6 +44,9 @@ func (in *instance) play(ctx context.Context, t trial) error {
 		return err
 	}
 	p := &played{instance: in, trial: t, order: o, since: time.Now()}
+	if in.serves != "" && t.proxy == 0 {
+		defer in.watch(ctx, in.serves, o.answer).end(in.tally, in.name+" "+t.name)
+	}
 	if err := p.begin(ctx); err != nil {
 		return err
 	}

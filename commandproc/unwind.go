@@ -41,7 +41,13 @@ func (r *run) condemn(entry protocol.ResponseEntry) error {
 		if !errors.Is(err, journal.ErrFull) || try == verdictTries {
 			return err
 		}
-		time.Sleep(verdictPause)
+		pause := time.NewTimer(verdictPause)
+		select {
+		case <-pause.C:
+		case <-r.job.Pause: // the next start goes on with the command, as where the tries are over
+			pause.Stop()
+			return err
+		}
 	}
 }
 

@@ -89,6 +89,7 @@ type site struct {
 	binary    string
 	agent     *exec.Cmd
 	ended     chan struct{} // closed when the agent has
+	engine    string        // DOCKER_HOST of the binaries; empty: the machine's
 	closers   []func()      // in the order of their opening
 }
 
@@ -173,6 +174,9 @@ func (s *site) command(verb string, args ...string) *exec.Cmd {
 	c.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "HOSTMANAGER_") })
 	c.Env = append(c.Env, "AWS_ENDPOINT_URL=http://"+s.wire.listener.Addr().String(), "AWS_ACCESS_KEY_ID=local", "AWS_SECRET_ACCESS_KEY=local",
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")
+	if s.engine != "" {
+		c.Env = append(c.Env, "DOCKER_HOST="+s.engine)
+	}
 	return c
 }
 
@@ -217,6 +221,19 @@ func (s *site) await(what string, most time.Duration, holds func() bool) {
 // deploy brings a version, with an operator whose own way to SQS and S3 is well; meanwhile happens as soon as the agent has accepted it.
 func (s *site) deploy(version string, meanwhile func()) {
 	s.t.Helper()
+	began := time.Now()
+	report, err := s.bring(version, meanwhile)
+	if err != nil || report.State != environment.Succeeded {
+		log, _ := os.ReadFile(s.root.Log("hostmanager.log"))
+		s.t.Fatalf("deployment of %s: %s, %v\n%s", version, report.State, err, log[max(0, len(log)-8000):])
+	}
+	s.t.Logf("%s was deployed in %s", version, time.Since(began).Round(10*time.Millisecond))
+	s.ok(answers(s.room, "Hello from "+version+"\n"))
+}
+
+// bring is deploy without a word on what came of it.
+func (s *site) bring(version string, meanwhile func()) (report fleet.Report, err error) {
+	s.t.Helper()
 	dir := dockertest.BuildHello(s.t, version)
 	s.ok(os.WriteFile(filepath.Join(dir, "ballast"), ballast(), 0o600)) // so that a download has a middle to be reset in
 	bundle, err := fleet.OpenBundle(s.t.Context(), dir)
@@ -225,11 +242,11 @@ func (s *site) deploy(version string, meanwhile func()) {
 	s.ok(err)
 	f.PickupWindow = 2 * time.Minute
 	known := len(s.commands())
-	began, done := time.Now(), make(chan error, 1)
-	var report fleet.Report
+	done := make(chan error, 1)
+	var made fleet.Report
 	go func() {
 		var err error
-		report, err = f.Deploy(s.t.Context(), fleet.DeployRequest{Bundle: bundle, Label: version, Timeout: 20 * time.Minute})
+		made, err = f.Deploy(s.t.Context(), fleet.DeployRequest{Bundle: bundle, Label: version, Timeout: 20 * time.Minute})
 		done <- errors.Join(err, bundle.Close())
 	}()
 	if meanwhile != nil {
@@ -238,15 +255,10 @@ func (s *site) deploy(version string, meanwhile func()) {
 	}
 	select {
 	case err = <-done:
+		return made, err
 	case <-time.After(5 * time.Minute):
-		err = errors.New("it does not end")
+		return fleet.Report{}, errors.New("it does not end")
 	}
-	if err != nil || report.State != environment.Succeeded {
-		log, _ := os.ReadFile(s.root.Log("hostmanager.log"))
-		s.t.Fatalf("deployment of %s: %s, %v\n%s", version, report.State, err, log[max(0, len(log)-8000):])
-	}
-	s.t.Logf("%s was deployed in %s", version, time.Since(began).Round(10*time.Millisecond))
-	s.ok(answers(s.room, "Hello from "+version+"\n"))
 }
 
 // ballast cannot be packed smaller.

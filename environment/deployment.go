@@ -145,6 +145,9 @@ func (r *Record) PutDeployment(ctx context.Context, d *Deployment, etag string) 
 	if err != nil {
 		return "", fmt.Errorf("encode deployment %d: %w", d.ID, err)
 	}
+	if len(data) > maxDeployment { // nobody could read it again
+		return "", fmt.Errorf("write deployment %d: its record would have %d bytes: %w", d.ID, len(data), ErrTooLarge)
+	}
 	next, err := r.write(ctx, protocol.DeploymentKey(r.id, d.ID), data, Condition{Absent: etag == "", ETag: etag})
 	switch {
 	case errors.Is(err, ErrPrecondition), etag != "" && errors.Is(err, ErrNotFound):

@@ -366,3 +366,12 @@ func TestRestored_FollowsWhatWasBroughtBack(t *testing.T) {
 		t.Errorf("of a later one: %v, %v", got, err)
 	}
 }
+
+// TestPutDeployment_RefusesWhatCouldNotBeRead: a record over the bound would block every later operation.
+func TestPutDeployment_RefusesWhatCouldNotBeRead(t *testing.T) {
+	r := open(t, newBucket())
+	d := environment.Deployment{ID: 1, RequestID: "x", State: environment.Running, Failure: strings.Repeat("x", 17<<20)}
+	if _, err := r.PutDeployment(t.Context(), &d, ""); !errors.Is(err, environment.ErrTooLarge) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -84,7 +84,7 @@ func (f *Fleet) Abort(ctx context.Context, q AbortRequest) (AbortReport, error) 
 		mark = *v.d.Abort
 	}
 	f.say(protocol.Warn, "Aborting %s (request %s).", v, v.d.RequestID)
-	report := AbortReport{OperationID: v.d.RequestID, Command: v.d.Command, Abort: &mark}
+	report := AbortReport{OperationID: v.d.RequestID, Command: v.d.Command, Abort: &mark, Instances: []AfterAbort{}}
 	err = f.lockedAs(ctx, f.takeFrom(ctx, v), func(ctx context.Context) error {
 		if v, err = f.reread(ctx, v); err != nil {
 			return err
@@ -136,10 +136,15 @@ func (f *Fleet) findVictim(ctx context.Context) (victim, error) {
 		return victim{}, err
 	}
 	recorded := err == nil && d.State == environment.Running
+	ended := err == nil && d.State.Terminal() && lock.Operation != nil && lock.Operation.RequestID == d.RequestID
 	atWork := lock.Held() && !lock.Expired(now()) && !lock.HolderDead()
 	switch op := lock.Operation; {
 	case atWork && op != nil && op.Command == protocol.CmdAbort, atWork && lock.Manual():
 		return victim{}, &environment.LockedError{EnvironmentID: f.Record.EnvironmentID(), Lock: lock}
+	case ended && atWork: // whoever drove it is about to let go of the lock
+		return victim{}, fmt.Errorf("%w: deployment %d (%s) has ended: %s", ErrNothingToAbort, d.ID, d.VersionLabel, d.State)
+	case ended: // and whoever drove it died before they let go
+		return victim{}, f.nothingBegun(ctx, lock)
 	case lock.Held() && op != nil && op.Command != protocol.CmdAbort && (!recorded || op.RequestID != d.RequestID) && (atWork || !recorded):
 		return f.unrecordedVictim(ctx, lock)
 	case !recorded:
@@ -161,7 +166,11 @@ func (f *Fleet) findVictim(ctx context.Context) (victim, error) {
 
 // nothingBegun is the end of an abort that found nothing. Whoever died before they sent anything left their lock, which nobody needs any more.
 func (f *Fleet) nothingBegun(ctx context.Context, lock environment.LockInfo) error {
-	if !lock.HolderDead() && !lock.Expired(now()) {
+	if lock.Held() && !lock.HolderDead() && !lock.Expired(now()) {
+		return fmt.Errorf("%w: %s (%s) has sent nothing to the instances of environment %s yet; run `hmctl abort` again once that is under way, or stop it with `hmctl unlock --force`",
+			ErrNothingToAbort, lock.Holder, lock.Reason, f.Record.EnvironmentID())
+	}
+	if !lock.Held() {
 		return fmt.Errorf("%w: no operation is under way in environment %s", ErrNothingToAbort, f.Record.EnvironmentID())
 	}
 	if err := f.Record.ReleaseLock(ctx, lock.ID); err != nil && !errors.Is(err, environment.ErrChanged) {

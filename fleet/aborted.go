@@ -78,7 +78,7 @@ func (o *operation) watchAbort(ctx context.Context) (_ context.Context, stop fun
 		case o.d.State.Terminal(): // its end was written before anybody could abort it
 		case errors.As(context.Cause(watched), &aborted):
 			return aborted
-		case errors.Is(err, environment.ErrChanged):
+		case errors.Is(err, environment.ErrChanged), errors.Is(context.Cause(ctx), environment.ErrLockLost):
 			ctx, cancel := afterwards(ctx)
 			defer cancel()
 			if a := o.abortOf(ctx, id); a != nil {

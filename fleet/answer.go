@@ -19,8 +19,13 @@ import (
 var errForeign = errors.New("not an answer to this operation")
 
 const (
-	// maxSpilled bounds a response fetched from S3, in bytes.
-	maxSpilled = 64 << 20
+	// maxSpilled bounds a response fetched from S3, in bytes. An agent's has at most 1,000 events of 4 KiB.
+	maxSpilled = 16 << 20
+	// maxShownMsg bounds what of an instance's message is shown, in bytes.
+	maxShownMsg = 64 << 10
+	// maxRecordedWord bounds a label or a cause in the deployment record, in bytes, and an id by which answers are told apart. A record that
+	// instances could make as large as they like would be one that nobody can read.
+	maxRecordedWord = 128
 	// maxRecordedMsg bounds what of an instance's message stands in the deployment record, in bytes.
 	maxRecordedMsg = 512
 )
@@ -51,6 +56,9 @@ func (o *operation) judge(ctx context.Context, i int, body string) (*answer, err
 	if r.InvocationID != o.d.RequestID {
 		return nil, fmt.Errorf("%w: it is of invocation %.80q", errForeign, r.InvocationID)
 	}
+	if len(r.ResultID) > maxRecordedWord {
+		r.ResultID = protocol.Digest([]byte(r.ResultID))
+	}
 	s := &o.d.Stages[i]
 	if o.known(r) || !inStage(inner, s.Num) {
 		return nil, nil
@@ -68,6 +76,7 @@ func (o *operation) judge(ctx context.Context, i int, body string) (*answer, err
 	} else if err := o.read(ctx, a, inner, i); err != nil {
 		return nil, err
 	}
+	a.full = tail(a.full, maxShownMsg)
 	a.outcome.Msg = tail(a.full, maxRecordedMsg)
 	o.seen[r.ResultID] = true
 	return a, nil
@@ -127,9 +136,10 @@ func (o *operation) read(ctx context.Context, a *answer, inner *protocol.Respons
 	e := inner.Entry()
 	a.full, a.events = e.Msg, e.Events
 	slices.SortStableFunc(a.events, func(x, y protocol.Event) int { return x.Time.Compare(y.Time) })
-	a.outcome.Status, a.outcome.ReturnCode, a.outcome.Cause = inner.Status, e.ReturnCode, e.Cause
-	a.outcome.DeploymentID, a.outcome.VersionLabel, a.outcome.Serial = e.DeploymentID, e.VersionLabel, e.Serial
-	a.outcome.Ignored = inner.Status == protocol.Failure && e.ReturnCode == 0 && strings.Contains(e.Msg, ignoredMsg)
+	a.outcome.Status, a.outcome.ReturnCode, a.outcome.Cause = inner.Status, e.ReturnCode, tail(e.Cause, maxRecordedWord)
+	a.outcome.DeploymentID, a.outcome.VersionLabel, a.outcome.Serial = e.DeploymentID, tail(e.VersionLabel, maxRecordedWord), e.Serial
+	// The whole message, and not a part of it: what a hook prints must not make its failure one that does not count.
+	a.outcome.Ignored = inner.Status == protocol.Failure && e.ReturnCode == 0 && strings.TrimSpace(e.Msg) == ignoredMsg
 	last := i == len(o.d.Stages)-1
 	if wrong := e.DeploymentID != o.d.ID && (last || e.DeploymentID != 0); o.kind.versions && wrong && inner.Status == protocol.Success {
 		a.outcome.Status, a.outcome.ReturnCode = protocol.Failure, 1

@@ -11,6 +11,7 @@ import (
 	"hostmanager/aws/objects"
 	"hostmanager/aws/objects/upload"
 	"hostmanager/environment"
+	"hostmanager/fleet/source"
 	"hostmanager/protocol"
 )
 
@@ -80,11 +81,11 @@ func (f *Fleet) prepareDeploy(ctx context.Context, q DeployRequest) (*operation,
 	if q.Bundle.Unread != nil {
 		f.say(protocol.Warn, "Passed over what cannot be read in the bundle: %v.", q.Bundle.Unread)
 	}
-	if err := f.giveUpUnfinished(ctx); err != nil {
-		return nil, err
-	}
 	src, err := f.upload(ctx, q)
 	if err != nil {
+		return nil, err
+	}
+	if err := f.giveUpUnfinished(ctx); err != nil { // and not before the upload, which may fail
 		return nil, err
 	}
 	o := f.newOperation(deployKind(), t, timeout, stages(q.NoWait)...)
@@ -148,9 +149,33 @@ func (f *Fleet) upload(ctx context.Context, q DeployRequest) (protocol.RuntimeSo
 	if err != nil {
 		return src, fmt.Errorf("upload the bundle: %w", err)
 	}
+	if err := f.checkUploaded(ctx, b, src.Key); err != nil {
+		return src, err
+	}
 	progress.Sent, progress.Done = b.Size, true
 	f.Printer.Upload(progress)
 	return src, nil
+}
+
+// checkUploaded removes what was uploaded when the file has changed since its digest was taken: under a key with that digest it would be taken
+// for the bundle by every later deployment.
+func (f *Fleet) checkUploaded(ctx context.Context, b Bundle, key string) error {
+	if b.packed {
+		return nil // nobody else has it
+	}
+	info, err := source.Describe(ctx, b.Path, nil)
+	if err == nil && info.SHA256 == b.SHA256 {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: %s was changed while it was uploaded; deploy again when it is whole", ErrRefused, b.Path)
+	}
+	tidy, cancel := afterwards(ctx)
+	defer cancel()
+	if removed := f.Objects.Delete(tidy, f.Bucket, key); removed != nil {
+		err = errors.Join(err, fmt.Errorf("remove the changed bundle: %w; deploy under another label", removed))
+	}
+	return err
 }
 
 // ConfigRequest is a change of the configuration of the version that is deployed.

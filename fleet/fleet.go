@@ -139,14 +139,23 @@ func (f *Fleet) lockedAs(ctx context.Context, q environment.LockRequest, fn func
 	f.lock = lock
 	defer func() { f.lock = nil }()
 	err = fn(lock.Context())
-	if lost := context.Cause(lock.Context()); errors.Is(lost, environment.ErrLockLost) {
+	if lost := context.Cause(lock.Context()); err != nil && errors.Is(lost, environment.ErrLockLost) {
 		// Whoever has the lock now may be at work: the record is theirs.
 		return errors.Join(lost, err)
 	}
-	if unlock := lock.Unlock(ctx); unlock != nil && err == nil {
-		return unlock
-	}
+	f.sayUnlocked(lock.Unlock(ctx), lock.Info())
 	return err
+}
+
+// sayUnlocked says what kept the lock from being released. That is no failure of what was done under it.
+func (f *Fleet) sayUnlocked(err error, lock environment.LockInfo) {
+	switch {
+	case err == nil:
+	case errors.Is(err, environment.ErrChanged):
+		f.say(protocol.Warn, "The lock was somebody else's, or free, before this operation let go of it.")
+	default:
+		f.say(protocol.Warn, "The lock could not be released: %v. It is free at %s; `hmctl unlock` frees it at once.", err, lock.FreeAt().Format(time.RFC3339))
+	}
 }
 
 // CheckFree tells whether an operation could begin now: an environment that somebody holds is a *environment.LockedError. It spares work in vain and

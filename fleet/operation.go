@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +57,8 @@ type operation struct {
 
 	validity time.Duration // how long its orders may be carried out, if longer than they are waited for
 	seen     map[string]bool
+	told     map[int][]string // by stage: the instances whose answers were shown
+	foreign  int              // messages that were no answers
 }
 
 // newOperation prepares an operation over the targets in the given stages.
@@ -212,6 +215,7 @@ func (o *operation) fail(ctx context.Context, i int, v verdicts) error {
 	if len(v.timedOut) > 0 {
 		timedOut = fmt.Sprintf(", TimedOut: %d", len(v.timedOut))
 	}
+	o.tellRecorded(i, v.failed)
 	o.line(protocol.Info, KindSummary, "", textSummary, len(v.succeeded), len(v.failed), timedOut)
 	e := &FailedError{Operation: o.kind.purpose, Failed: v.failed, TimedOut: v.timedOut, Unreached: v.unreached}
 	if len(v.failed)+len(v.timedOut) == 0 {
@@ -224,6 +228,15 @@ func (o *operation) fail(ctx context.Context, i int, v verdicts) error {
 		o.sayState(mixed)
 	}
 	return err
+}
+
+// tellRecorded shows failures that another hmctl took into the record and may not have come to show.
+func (o *operation) tellRecorded(i int, failed []string) {
+	for _, id := range failed {
+		if !slices.Contains(o.told[i], id) {
+			o.tell(i, answer{outcome: o.d.Stages[i].Outcomes[id]}, 0)
+		}
+	}
 }
 
 // sayWhy tells which instances ended the operation, and by what.

@@ -296,3 +296,43 @@ func TestAbort_FreesTheLockOfWhoDiedBeforeTheyBegan(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAbort_OfWhatHasEndedIsNone: who was killed between the last write of the record and the release of the lock left a lock that still names the
+// deployment. It has succeeded, and nobody may be told that it was aborted.
+func TestAbort_OfWhatHasEndedIsNone(t *testing.T) {
+	w := newWorld(t)
+	a := w.instance("i-a", dockerLike("aaaaaaaaaaaa"))
+	f := deployed(t, w)
+	d := w.lastDeployment()
+	for _, c := range []struct {
+		name string
+		dead bool
+		want string
+	}{
+		{"killed", true, "the lock of bert (deploy v1), who is gone, is free now"},
+		{"still tidying up", false, "deployment 1 (v1) has ended: succeeded"},
+	} {
+		holder := procid.Self()
+		if c.dead {
+			holder.Start++
+		}
+		held, err := w.record.Lock(t.Context(), environment.LockRequest{Holder: "bert", Reason: "deploy v1", Process: holder})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := held.SetOperation(environment.Operation{RequestID: d.RequestID, Command: d.Command}); err != nil {
+			t.Fatal(err)
+		}
+		report, err := f.Abort(t.Context(), fleet.AbortRequest{})
+		if !errors.Is(err, fleet.ErrNothingToAbort) || !strings.Contains(err.Error(), c.want) || report.Aborted {
+			t.Errorf("%s: %+v, %v", c.name, report, err)
+		}
+		_ = held.Unlock(t.Context())
+	}
+	if got := a.ran(); !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("ran %v", got)
+	}
+	if l, err := w.record.LockState(t.Context()); err != nil || l.Held() {
+		t.Errorf("the lock is %+v, %v", l, err)
+	}
+}

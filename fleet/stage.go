@@ -133,7 +133,8 @@ func (o *operation) collect(ctx context.Context, i int) error {
 			continue
 		}
 		pause.Reset()
-		if len(messages) == 0 && left <= 0 {
+		// What came in time and was not read yet is read; a flood of what is no answer does not put the end off for ever.
+		if left <= 0 && (len(messages) == 0 || left < -o.pickup()) {
 			o.timedOut(i, waiting)
 			return nil
 		}
@@ -170,7 +171,7 @@ func (o *operation) receive(ctx context.Context, i int, messages []queue.Message
 		a, err := o.judge(ctx, i, m.Body)
 		switch {
 		case errors.Is(err, errForeign):
-			o.line(protocol.Warn, KindNotice, "", "Ignored a message on the result queue: %v.", err)
+			o.sayForeign(err)
 		case err != nil:
 			return err
 		case a != nil:
@@ -187,6 +188,19 @@ func (o *operation) receive(ctx context.Context, i int, messages []queue.Message
 		}
 	}
 	return nil
+}
+
+// maxForeign is how many messages that are no answers are told one by one.
+const maxForeign = 10
+
+func (o *operation) sayForeign(err error) {
+	o.foreign++
+	switch {
+	case o.foreign <= maxForeign:
+		o.line(protocol.Warn, KindNotice, "", "Ignored a message on the result queue: %v.", err)
+	case o.foreign == maxForeign+1:
+		o.line(protocol.Warn, KindNotice, "", "More such messages come on the result queue %s and are ignored without a word: somebody else sends to it.", o.d.ResultQueue)
+	}
 }
 
 // take writes answers into the record and then tells them.
@@ -221,6 +235,10 @@ func (o *operation) take(ctx context.Context, i int, answers []answer) error {
 // tell prints an answer: its events, its failure, and in the last stage how many instances are through.
 func (o *operation) tell(i int, a answer, succeeded int) {
 	id := a.outcome.InstanceID
+	if o.told == nil {
+		o.told = map[int][]string{}
+	}
+	o.told[i] = append(o.told[i], id)
 	for _, e := range a.events {
 		o.line(e.Severity, KindEvent, id, "%s", e.Msg)
 	}

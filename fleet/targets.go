@@ -115,5 +115,8 @@ func byQueue(urls []string, instances []environment.Instance, environmentID stri
 		}
 		t.chosen = append(t.chosen, target)
 	}
+	t.partial = slices.ContainsFunc(instances, func(i environment.Instance) bool {
+		return !slices.ContainsFunc(t.chosen, func(c environment.Target) bool { return c.InstanceID == i.InstanceID || c.Queue == i.Queue })
+	})
 	return t
 }

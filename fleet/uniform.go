@@ -32,8 +32,8 @@ func (f *Fleet) makeUniform(ctx context.Context, aborted *operation, report *Abo
 		switch {
 		case i.Answered:
 		case i.Msg != "":
-			f.say(protocol.Warn, "It is not known what %s runs (%s); when it was last seen that was %s. Look at it, then run `hmctl abort` or `hmctl deploy` again.",
-				i.InstanceID, strings.TrimRight(i.Msg, ". \n"), version(i))
+			f.say(protocol.Warn, "It is not known what %s runs (%s); when it was last seen that was %s. Look at it, then deploy to it what it should run, with --instances %s.",
+				i.InstanceID, strings.TrimRight(i.Msg, ". \n"), version(i), i.InstanceID)
 		default:
 			f.say(protocol.Warn, "No answer from %s, which was last seen with %s: the abort waits in its queue for %s, and takes effect when its agent is back; "+
 				"`hmctl status` shows what it runs then.", i.InstanceID, version(i), abortValidity)

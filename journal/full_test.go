@@ -113,6 +113,28 @@ func TestAppend_AsksForRoom(t *testing.T) {
 	}
 }
 
+// A journal that this process began, or compacted, goes on at its end once there is room: what a write had of a record before it found none must
+// leave no gap.
+func TestAppend_AfterAFullDiskLeavesNoGap(t *testing.T) {
+	dir := smallDisk(t)
+	path := filepath.Join(dir, "journal")
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 20<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j := open(t, path, nil)
+	n := fillUp(t, j)
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	add(t, j, accepted(n), accepted(n+1))
+	_ = j.Close()
+	var e events
+	if got := len(open(t, path, &e).Commands()); got != n+2 || len(e) > 0 {
+		t.Errorf("%d commands after opening again, %d were acknowledged; %s", got, n+2, e.String())
+	}
+}
+
 // What was begun can be ended though somebody else took every block.
 func TestAppend_KeepsRoomForACommandsWholeLife(t *testing.T) {
 	dir := disktest.Mount(t, disktest.Options{Bytes: 16 << 20})

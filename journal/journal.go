@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"log/slog"
@@ -338,7 +339,11 @@ func (j *Journal) put() error {
 	if !disk.Full(err) {
 		return j.breakOff(err)
 	}
-	if cut := j.file.Truncate(j.size); cut != nil {
+	cut := j.file.Truncate(j.size)
+	if cut == nil {
+		_, cut = j.file.Seek(j.size, io.SeekStart) // past what was cut off a further write would leave a gap
+	}
+	if cut != nil {
 		return j.breakOff(errors.Join(err, cut))
 	}
 	j.allocated = j.size // the cut gives back what was kept behind the end

@@ -30,7 +30,7 @@ func Options() []Option {
 		text("bucket", "S3 bucket of the environment's record (required)", func(c *Config) *string { return &c.Bucket }),
 		text("command_queue_url", "URL of this instance's command queue; hostmanager-<environment_id>-cmd-<instance_id>, made when missing, when not given", func(c *Config) *string { return &c.CommandQueueURL }),
 		list("result_queues", "URL patterns results may be sent to; queues named hostmanager-* beside the command queue when not given", func(c *Config) *[]string { return &c.ResultQueues }),
-		list("trusted_keys", "public keys that orders must be signed with: name:base64 as `hmctl keygen` prints it, files of keys, or folders of *.pub; required unless insecure_unsigned", func(c *Config) *[]string { return &c.TrustedKeys }),
+		list("trusted_keys", "public keys that orders must be signed with: name:base64 as hmctl keygen prints it, files of keys, or folders of *.pub; required unless insecure_unsigned", func(c *Config) *[]string { return &c.TrustedKeys }),
 		flag("insecure_unsigned", "true: carry out unsigned orders, from anyone who can send to the command queue", func(c *Config) *bool { return &c.InsecureUnsigned }),
 		text("platform", "what commands act upon: docker", func(c *Config) *string { return &c.Platform }),
 		text("proxy", "what stands before the application: builtin (nginx and none are not built yet)", func(c *Config) *string { return &c.Proxy }),

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -49,18 +48,8 @@ type eventLine struct {
 
 // Line prints a sentence. A console that is gone is noticed by the shell, not here.
 func (c *console) Line(l fleet.Line) {
-	c.out.Text("%s: %s", l.Severity, printable(l.Text))
+	c.out.Text("%s: %s", l.Severity, strings.ReplaceAll(l.Text, "\n", "\n  ")) // no line of an instance passes for one of ours
 	_ = c.out.JSON("event", eventLine{l.At, l.Severity, l.Kind, l.Text, l.OperationID, l.DeploymentID, l.InstanceID})
-}
-
-// printable takes control characters out of what instances said: an application's output must not move the cursor or retitle the terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return -1
-		}
-		return r
-	}, text)
 }
 
 // Packing says that the archive of a version is being made.

@@ -53,6 +53,7 @@ func TestScripts(t *testing.T) {
 			"unqueue":   removeQueue,
 			"status":    checkStatus,
 			"awaitsent": awaitSent,
+			"spoil":     spoil,
 
 			"operator-key": writeOperatorKey,
 			"unsign":       unsign,
@@ -169,6 +170,16 @@ func stuck(i *wiretest.Instance, c protocol.Command, r protocol.Request) ([]stri
 	return []string{body}, err
 }
 
+// spoil puts rubbish in the place of an object of the environment's record.
+func spoil(ts *testscript.TestScript, _ bool, args []string) {
+	r, ok := ts.Value(roomKey{}).(*room)
+	if !ok || len(args) != 1 {
+		ts.Fatalf("usage: spoil OBJECT")
+	}
+	_, err := r.store.Put(r.ctx, "bucket", protocol.RuntimePrefix(ts.Getenv("HMCTL_ENVIRONMENT"))+args[0], []byte("rubbish"), objects.Condition{})
+	ts.Check(err)
+}
+
 // removeQueue deletes an instance's command queue.
 func removeQueue(ts *testscript.TestScript, _ bool, args []string) {
 	r, ok := ts.Value(roomKey{}).(*room)
@@ -225,12 +236,6 @@ func TestFolderOf_IsTheFolderWhoseCommitCounts(t *testing.T) {
 	}
 	if folderOf(dir) != dir || folderOf(file) != dir {
 		t.Errorf("got %s and %s", folderOf(dir), folderOf(file))
-	}
-}
-
-func TestPrintable_TakesControlCharactersOut(t *testing.T) {
-	if got := printable("a\x1b]0;title\x07b\r\n\tc\u009bé"); got != "a]0;titleb\n\tcé" {
-		t.Errorf("got %q", got)
 	}
 }
 

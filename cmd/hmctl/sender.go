@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -24,6 +26,8 @@ type sender struct {
 	keyID       string
 	trustRecord bool
 	unsigned    bool
+
+	keyFromEnv bool // key came in HMCTL_SIGNING_KEY, which may hold the key itself
 }
 
 func (s *sender) flags(cmd *cobra.Command) {
@@ -69,7 +73,7 @@ func (s *sender) keys(cmd *cobra.Command) (environment.Signer, signature.Keys, e
 		key, err := s.commandKey(trusted)
 		return signing.Command{Shell: s.command, Key: key}, s.believed(trusted, key), err
 	case s.key != "":
-		key, err := readSigningKey(s.key)
+		key, err := s.readSigningKey()
 		if err != nil {
 			return nil, trusted, err
 		}
@@ -95,7 +99,7 @@ func (s *sender) complete(cmd *cobra.Command) error {
 	if given > 0 {
 		return nil
 	}
-	s.key, s.command = os.Getenv("HMCTL_SIGNING_KEY"), os.Getenv("HMCTL_SIGNING_COMMAND")
+	s.key, s.command, s.keyFromEnv = os.Getenv("HMCTL_SIGNING_KEY"), os.Getenv("HMCTL_SIGNING_COMMAND"), true
 	if s.key != "" && s.command != "" {
 		return errors.New("HMCTL_SIGNING_KEY and HMCTL_SIGNING_COMMAND are both set: which one signs?")
 	}
@@ -130,10 +134,18 @@ func (s *sender) commandKey(trusted signature.Keys) (signature.Key, error) {
 	return signature.Key{}, errors.New("none of --trusted-keys has the id or name of --signing-key-id " + strconv.Quote(s.keyID))
 }
 
-// readSigningKey reads the file, or the key itself where the text is one: a secret of a CI system arrives in a variable.
-func readSigningKey(text string) (signing.Key, error) {
-	if strings.Contains(text, "-----BEGIN ") {
-		return signing.ParsePEM([]byte(text))
+// readSigningKey reads the file, or the key itself where the variable holds it, as the secret of a CI system does. No error shows what may be a key.
+func (s *sender) readSigningKey() (signing.Key, error) {
+	switch itself := strings.Contains(s.key, "-----BEGIN "); {
+	case itself && s.keyFromEnv:
+		return signing.ParsePEM([]byte(s.key))
+	case itself:
+		return signing.Key{}, errors.New("--signing-key takes a file: on the command line every user of this machine can read the key; put it into HMCTL_SIGNING_KEY")
 	}
-	return signing.ReadFile(text)
+	key, err := signing.ReadFile(s.key)
+	var unread *fs.PathError
+	if s.keyFromEnv && errors.As(err, &unread) {
+		err = fmt.Errorf("read HMCTL_SIGNING_KEY: it holds neither a key in PEM, with its BEGIN line, nor the name of a file that can be read: %w", unread.Err)
+	}
+	return key, err
 }

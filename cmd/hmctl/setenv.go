@@ -3,6 +3,7 @@ package main
 import (
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -53,7 +54,11 @@ func printProperties(p *cli.Printer, m protocol.Manifest) error {
 	}
 	p.Text(" Environment Variables:")
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
-		p.Text("     %s = %s", name, properties[name])
+		value := properties[name]
+		if cli.Printable(value) != value {
+			value = strconv.Quote(value) // --json has it as it is
+		}
+		p.Text("     %s = %s", name, value)
 	}
 	return p.JSON("properties", struct {
 		Properties map[string]string `json:"properties"`

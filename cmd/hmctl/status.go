@@ -95,7 +95,7 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 		}
 	}
 	lock, err := f.Record.LockState(ctx)
-	if err != nil {
+	if err = s.spoiled(err, "where no hmctl is at work, remove s3://%s/%s", f.Bucket, protocol.LockKey(f.Record.EnvironmentID())); err != nil {
 		return s, err
 	}
 	if lock.Held() {
@@ -106,7 +106,9 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 	case err == nil:
 		s.Deployment = &d
 	case !errors.Is(err, environment.ErrNotFound):
-		return s, err
+		if err := s.spoiled(err, "put it back from an older version of the object"); err != nil {
+			return s, err
+		}
 	}
 	same, err := sameContent(ctx, f, s.Current)
 	if err != nil {
@@ -123,6 +125,16 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 	return s, err
 }
 
+// spoiled takes note of an object of the record that cannot be understood, with what to do about it; the rest can be shown all the same. It returns
+// every other error.
+func (s *statusLine) spoiled(err error, advice string, args ...any) error {
+	if err == nil || !errors.Is(err, environment.ErrCorrupt) {
+		return err
+	}
+	s.Unreadable = append(s.Unreadable, fmt.Sprintf("%v: "+advice, append([]any{err}, args...)...))
+	return nil
+}
+
 // sameContent returns the serials that are the desired version: after an abort it was brought back to some instances under a new one, and the others
 // never lost it.
 func sameContent(ctx context.Context, f *fleet.Fleet, c *currentLine) ([]int64, error) {
@@ -130,7 +142,7 @@ func sameContent(ctx context.Context, f *fleet.Fleet, c *currentLine) ([]int64, 
 		return nil, nil
 	}
 	d, _, err := f.Record.Deployment(ctx, c.DeploymentID)
-	if errors.Is(err, environment.ErrNotFound) || err == nil && d.Serial != c.Serial {
+	if errors.Is(err, environment.ErrNotFound) || errors.Is(err, environment.ErrCorrupt) || err == nil && d.Serial != c.Serial {
 		return []int64{c.Serial}, nil
 	}
 	if err != nil {
@@ -142,7 +154,7 @@ func sameContent(ctx context.Context, f *fleet.Fleet, c *currentLine) ([]int64, 
 func printStatus(p *cli.Printer, s statusLine, now time.Time) {
 	p.Text("Environment:     %s (s3://%s)", s.Environment, s.Bucket)
 	if s.Damaged != "" {
-		p.Text("Desired version: UNREADABLE: %s", printable(s.Damaged))
+		p.Text("Desired version: UNREADABLE: %s", s.Damaged)
 	} else if c := s.Current; c != nil {
 		p.Text("Desired version: %s (deployment %d, serial %d)", c.VersionLabel, c.DeploymentID, c.Serial)
 	} else {
@@ -159,7 +171,7 @@ func printStatus(p *cli.Printer, s statusLine, now time.Time) {
 	}
 	p.Text("Instances:       %d", len(s.Instances))
 	for _, i := range s.Instances {
-		p.Text("  %-20s %-10s %s (deployment %d, serial %d), seen %s ago%s", i.InstanceID, cmp.Or(i.State, "?"), cmp.Or(i.VersionLabel, "no version"),
+		p.Text("  %-20s %-10s %s (deployment %d, serial %d), seen %s ago%s", i.InstanceID, cmp.Or(oneLine(i.State), "?"), cmp.Or(oneLine(i.VersionLabel), "no version"),
 			i.DeploymentID, i.Serial, age(now, i.Seen), i.remark())
 	}
 	for _, u := range s.Unreadable {
@@ -177,9 +189,21 @@ func (i instanceLine) remark() string {
 		remark = ", not the desired version"
 	}
 	if trouble := i.Application.Trouble(); trouble != "" {
-		remark += ", " + printable(trouble)
+		remark += ", " + oneLine(trouble)
 	}
 	return remark
+}
+
+// maxCell bounds what of an instance's own words stands in its line, in bytes.
+const maxCell = 400
+
+// oneLine keeps what an instance wrote into its registration from looking like other lines.
+func oneLine(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > maxCell {
+		text = text[:maxCell] + "..."
+	}
+	return text
 }
 
 // alive tells whether somebody holds the lock who may still be at work.

@@ -47,6 +47,9 @@ func Prepare(ctx context.Context, path, workDir string, progress func(done, tota
 	if err != nil {
 		return "", Info{}, false, fmt.Errorf("look at what to deploy: %w", err)
 	}
+	if !fi.IsDir() && !fi.Mode().IsRegular() {
+		return "", Info{}, false, fmt.Errorf("%s is neither a folder nor a file: give a source bundle or the folder of one", path)
+	}
 	if !fi.IsDir() {
 		info, err = Describe(ctx, path, progress)
 		return path, info, false, err

@@ -105,7 +105,7 @@ func Run(ctx context.Context, root *cobra.Command, args []string, s Streams) int
 		}{err.Error(), status})
 		return status
 	}
-	fmt.Fprintf(s.Err, "%s: %v\n", root.Name(), err)
+	fmt.Fprintf(s.Err, "%s: %s\n", root.Name(), Printable(err.Error()))
 	if status == ExitUsage {
 		fmt.Fprintf(s.Err, "Run '%s --help' for how to use it.\n", cmd.CommandPath())
 	}
@@ -127,6 +127,8 @@ func prepare(root *cobra.Command, s Streams) {
 		fmt.Fprint(c.OutOrStdout(), "\n", ExitStatusHelp)
 	})
 	addVersionFlag(root)
+	root.InitDefaultCompletionCmd()
+	refuseUnknown(root)
 	markRan(root)
 }
 
@@ -143,6 +145,22 @@ func addVersionFlag(root *cobra.Command) {
 			return verb.RunE(cmd, args)
 		}
 		return cmd.Help()
+	}
+}
+
+// refuseUnknown has verbs that only group others refuse a verb they do not know. cobra would show their help and call that done.
+func refuseUnknown(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		if sub.HasSubCommands() && !sub.Runnable() {
+			sub.Args = cobra.ArbitraryArgs
+			sub.RunE = func(c *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return Usagef("unknown command %.80q for %q", args[0], c.CommandPath())
+				}
+				return c.Help()
+			}
+		}
+		refuseUnknown(sub)
 	}
 }
 

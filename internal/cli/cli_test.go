@@ -2,10 +2,12 @@ package cli_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -25,7 +27,9 @@ func newRoot(err error) *cobra.Command {
 		},
 	}
 	verb.Flags().Int("n", 0, "a number")
-	root.AddCommand(verb)
+	group := &cobra.Command{Use: "group", Short: "groups"}
+	group.AddCommand(&cobra.Command{Use: "sub", Short: "is in it", Example: "  prog group sub", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return err }})
+	root.AddCommand(verb, group)
 	return root
 }
 
@@ -48,6 +52,10 @@ func TestRun_MapsErrorsToExitStatus(t *testing.T) {
 		{"unknown flag", nil, []string{"verb", "--no-such"}, 2, "", "unknown flag: --no-such"},
 		{"bad flag value", nil, []string{"verb", "--n", "x"}, 2, "", "invalid argument"},
 		{"unknown verb", nil, []string{"vreb"}, 2, "", `unknown command "vreb"`},
+		{"unknown verb of a group", nil, []string{"group", "vreb"}, 2, "", `unknown command "vreb" for "prog group"`},
+		{"a group alone", nil, []string{"group"}, 0, "prog group [command]", ""},
+		{"unknown shell", nil, []string{"completion", "vsh"}, 2, "", `unknown command "vsh"`},
+		{"hostile error", errors.New("a\x1b]0;title\x07b"), []string{"verb"}, 3, "", "prog: a]0;titleb\n"},
 		{"surplus argument", nil, []string{"verb", "x"}, 2, "", `unknown command "x"`},
 		{"error in JSON", plain, []string{"verb", "--json"}, 3, `{"type":"error","message":"queue not reached","exit_status":3}`, ""},
 		{"usage in JSON", nil, []string{"verb", "--no-such", "--json"}, 2, `"type":"error"`, ""},
@@ -127,5 +135,26 @@ func TestVersionCommand_NamesProgramAndBuild(t *testing.T) {
 		if !strings.HasPrefix(out.String(), want) {
 			t.Errorf("%v printed %q, want %q", args, out.String(), want)
 		}
+	}
+}
+
+// TestPrinter_NoTerminalObeysWhatItPrints: neither as text nor as JSON, which stays the same to who decodes it.
+func TestPrinter_NoTerminalObeysWhatItPrints(t *testing.T) {
+	hostile := "a\x1b]0;title\x07b\r\n\tc\u009b2J\x7fd\u202ee\xffé"
+	var out bytes.Buffer
+	cli.NewPrinter(&out, false).Text("%s", hostile)
+	if got, want := out.String(), "a]0;titleb\n\tc2Jde\ufffdé\n"; got != want {
+		t.Errorf("text %q, want %q", got, want)
+	}
+	out.Reset()
+	if err := cli.NewPrinter(&out, true).JSON("x", map[string]string{"m": hostile}); err != nil {
+		t.Fatal(err)
+	}
+	var back map[string]string
+	if err := json.Unmarshal(out.Bytes(), &back); err != nil || back["m"] != strings.ToValidUTF8(hostile, "\ufffd") {
+		t.Errorf("decoded %q, %v", back["m"], err)
+	}
+	if line := strings.TrimSuffix(out.String(), "\n"); strings.ContainsFunc(line, unicode.IsControl) {
+		t.Errorf("JSON %q", line)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -29,14 +31,14 @@ func PrinterFor(cmd *cobra.Command) *Printer {
 // IsJSON tells whether objects are printed.
 func (p *Printer) IsJSON() bool { return p.json }
 
-// Text prints a line for people; with --json it prints nothing.
+// Text prints a line for people, without what a terminal would obey; with --json it prints nothing.
 func (p *Printer) Text(format string, args ...any) {
 	if p.json {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintf(p.out, format+"\n", args...)
+	_, _ = io.WriteString(p.out, Printable(fmt.Sprintf(format, args...))+"\n")
 }
 
 // JSON prints v, which must encode as an object, as one line with "type" first; without --json it prints nothing.
@@ -50,7 +52,7 @@ func (p *Printer) JSON(kind string, v any) error {
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("encode %s: %w", kind, err)
 	}
-	fields := bytes.TrimSpace(body.Bytes())
+	fields := escapeControls(bytes.TrimSpace(body.Bytes()))
 	if len(fields) < 2 || fields[0] != '{' {
 		return fmt.Errorf("encode %s: not an object", kind)
 	}
@@ -63,6 +65,33 @@ func (p *Printer) JSON(kind string, v any) error {
 	defer p.mu.Unlock()
 	_, err := p.out.Write(line)
 	return err
+}
+
+// Printable takes out of a text what a terminal would obey and not show: control characters, and those that turn the direction of writing. What
+// instances and applications say must not move the cursor, retitle the window or pass for something else. Line feeds and tabs stay.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
+			return -1
+		}
+		return r
+	}, text)
+}
+
+// escapeControls escapes the control characters that encoding/json lets through. In its output they can only stand in strings.
+func escapeControls(line []byte) []byte {
+	if !bytes.ContainsFunc(line, unicode.IsControl) {
+		return line
+	}
+	var out bytes.Buffer
+	for _, r := range string(line) { // what json wrote is valid UTF-8
+		if unicode.IsControl(r) {
+			fmt.Fprintf(&out, `\u%04x`, r)
+		} else {
+			out.WriteRune(r)
+		}
+	}
+	return out.Bytes()
 }
 
 func mustQuote(s string) []byte {

@@ -207,9 +207,11 @@ func (l *confined) living() []table.Process {
 // blowTime is how long a place may take to empty before its processes are looked at one by one: another group may hold them.
 const blowTime = 250 * time.Millisecond
 
-// kill ends the place at one blow, then whatever had left it, until nothing is found.
+// kill ends the place at one blow, then whatever had left it, until nothing is found. Process groups go first, each at once: the members of one
+// cannot fork away from that, while a look at a thousand processes gives them time for a thousand more.
 func (l *confined) kill(ctx context.Context) error {
 	for {
+		l.spawner.family.killGroups(l.kin)
 		blow, done := context.WithTimeout(ctx, blowTime)
 		err := l.place.kill(blow)
 		done()
@@ -221,9 +223,6 @@ func (l *confined) kill(ctx context.Context) error {
 		for _, p := range left {
 			l.spawner.exits.Take(p.PID)
 			_ = l.place.join(p.PID) // brings it out of whatever group it hid or was frozen in; the leaf is killed at the next turn
-			if p.Group > 1 && p.Session != l.spawner.family.session {
-				_ = unix.Kill(-p.Group, unix.SIGKILL) // a group at once: its members cannot fork away from it
-			}
 			_ = l.spawner.table.Signal(p, unix.SIGKILL)
 		}
 		l.spawner.family.reap()

@@ -43,6 +43,7 @@ type kin struct {
 	seen   map[key]bool
 	// sessions are those its processes were seen in, and the start of the spawn: numbers are given out anew.
 	sessions map[int]uint64
+	groups   map[int]bool // process groups of those that lived at the last look; never this process's own
 	leaf     func() []int // the processes in its leaf
 }
 
@@ -104,14 +105,27 @@ func (f *family) find(k *kin) []table.Process {
 		s.rows[p.PID] = p
 	}
 	var found []table.Process
+	k.groups = map[int]bool{}
 	for _, p := range all {
 		if !p.Ended() && p.PID != os.Getpid() && s.belongs(p, 0) {
 			k.seen[key{p.PID, p.Start}] = true
 			k.sessions[p.Session] = k.leader.Start
+			if p.Group > 1 && p.Session != f.session {
+				k.groups[p.Group] = true
+			}
 			found = append(found, p)
 		}
 	}
 	return found
+}
+
+// killGroups kills the process groups that the last look found, each at one blow.
+func (f *family) killGroups(k *kin) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id := range k.groups {
+		_ = unix.Kill(-id, unix.SIGKILL) // it may have ended
+	}
 }
 
 // search is one look at the whole table.

@@ -55,6 +55,18 @@ func TestEndMarked_EndsWhatCarriesTheMarkAndNothingElse(t *testing.T) {
 	}
 }
 
+// For each of its processes that is killed another one may be born meanwhile.
+func TestEndMarked_EndsAForkBomb(t *testing.T) {
+	mark := fmt.Sprintf("INVOCATION_ID=bomb-%d", os.Getpid())
+	_, dir := safetyNet(t, fmt.Sprint(os.Getpid()))
+	orphan(t, mark, "echo $$ > "+dir+"/cgroup.procs || exit 77; echo ready > $MARK; exec bash -c \"f() { f | f & }; f; exec sleep 300\"")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if n, err := proc.EndMarked(ctx, mark, 100*time.Millisecond); err != nil || n < 2 {
+		t.Errorf("ended %d, %v", n, err)
+	}
+}
+
 func TestEndMarked_ContextEndsIt(t *testing.T) {
 	mark := fmt.Sprintf("INVOCATION_ID=ctx-%d", os.Getpid())
 	cmd := exec.Command("/bin/sh", "-c", `trap "" TERM; echo ready; while :; do sleep 0.05; done`)

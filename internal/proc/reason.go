@@ -177,5 +177,13 @@ func (f factsOf) judge(err error, sp *spawn) error {
 	case err == nil && f.PIDsHits > 0 && sp.left > 0:
 		return &ExitError{Path: sp.c.Path, Why: &PIDsError{Limit: l.PIDs}}
 	}
+	over := sp.over.Load()
+	switch {
+	case over == nil:
+	case failed:
+		exit.Why = *over
+	case err == nil && sp.left > 0:
+		return &ExitError{Path: sp.c.Path, Why: *over}
+	}
 	return err
 }

@@ -34,6 +34,8 @@ type run struct {
 	exec string // the file as it is executed
 	// ended is called when the process itself has ended, to see to what it left.
 	ended func(cmd *exec.Cmd, stopped bool)
+	// hopeless tells of what lives that it must not have time to end by itself, because it uses that to grow; nil: it always has.
+	hopeless func(living []table.Process) bool
 
 	out     *output
 	cmd     *exec.Cmd
@@ -214,6 +216,9 @@ func (r *run) terminate(grace time.Duration) {
 	asked := map[key]bool{}
 	for {
 		living := r.leaf.living()
+		if r.hopeless != nil && r.hopeless(living) {
+			return
+		}
 		for _, p := range living {
 			if k := (key{p.PID, p.Start}); !asked[k] {
 				asked[k] = true

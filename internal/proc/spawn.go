@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,8 @@ type spawn struct {
 	left     int
 	detached []table.Process
 	rusage   *syscall.Rusage
+	missing  []string              // limits that the kernel does not hold
+	over     atomic.Pointer[error] // which of them was met, by measure
 	log      *slog.Logger
 }
 
@@ -52,7 +55,8 @@ func (s *Spawner) run(ctx context.Context, c *Command) (Result, error) {
 			sp.log.Warn("copy of a program not removed", slog.Any("error", err))
 		}
 	}()
-	s.warnOnce(s.backend.missing(c.Limits))
+	sp.missing = s.backend.missing(c.Limits)
+	s.warnOnce(sp.missing)
 	place, err := s.backend.enter(sp.id, c.Limits)
 	if err != nil {
 		return Result{}, fmt.Errorf("contain %s: %w", c.Path, err)
@@ -93,10 +97,10 @@ func (sp *spawn) do(ctx context.Context) (Result, error) {
 		watching.Wait()
 	})
 	defer unwatch()
-	if missing := sp.backend.missing(sp.c.Limits); len(missing) > 0 || sp.Kind() == Subreaper {
-		watching.Go(func() { sp.sample(missing, done, stop) })
+	if len(sp.missing) > 0 || sp.Kind() == Subreaper {
+		watching.Go(func() { sp.sample(done, stop) })
 	}
-	r := &run{c: sp.c, leaf: sp.leaf, exec: sp.program.exec}
+	r := &run{c: sp.c, leaf: sp.leaf, exec: sp.program.exec, hopeless: func(living []table.Process) bool { return sp.beyond(living) != nil }}
 	r.ended = func(cmd *exec.Cmd, stopped bool) {
 		unwatch()
 		sp.rusage, _ = cmd.ProcessState.SysUsage().(*syscall.Rusage)
@@ -142,7 +146,7 @@ func (sp *spawn) close(res Result, err error) error {
 const sampleEvery = 100 * time.Millisecond
 
 // sample follows the family, so that what leaves it is known, and ends it beyond a limit.
-func (sp *spawn) sample(missing []string, done <-chan struct{}, stop context.CancelCauseFunc) {
+func (sp *spawn) sample(done <-chan struct{}, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	for {
@@ -154,18 +158,29 @@ func (sp *spawn) sample(missing []string, done <-chan struct{}, stop context.Can
 		if !sp.family.has(sp.leaf.kin) { // not begun
 			continue
 		}
-		var pids, memory int64
-		for _, p := range sp.family.find(sp.leaf.kin) {
-			pids += int64(max(p.Threads, 1))
-			memory += p.Memory
-		}
-		switch l := sp.c.Limits; {
-		case l.PIDs > 0 && pids > l.PIDs && slices.Contains(missing, "pids"):
-			stop(&PIDsError{Limit: l.PIDs, Sampled: true})
-		case l.Memory > 0 && memory > l.Memory && slices.Contains(missing, "memory"):
-			stop(&OOMError{Limit: l.Memory, Sampled: true})
+		if err := sp.beyond(sp.family.find(sp.leaf.kin)); err != nil {
+			stop(err)
 		}
 	}
+}
+
+// beyond tells which limit that the kernel does not hold the living have met together; nil: none.
+func (sp *spawn) beyond(living []table.Process) (err error) {
+	var pids, memory int64
+	for _, p := range living {
+		pids += int64(max(p.Threads, 1))
+		memory += p.Memory
+	}
+	switch l := sp.c.Limits; {
+	case l.PIDs > 0 && pids > l.PIDs && slices.Contains(sp.missing, "pids"):
+		err = &PIDsError{Limit: l.PIDs, Sampled: true}
+	case l.Memory > 0 && memory > l.Memory && slices.Contains(sp.missing, "memory"):
+		err = &OOMError{Limit: l.Memory, Sampled: true}
+	default:
+		return nil
+	}
+	sp.over.CompareAndSwap(nil, &err)
+	return err
 }
 
 // audit writes the one line that says what ran.

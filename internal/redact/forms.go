@@ -445,19 +445,25 @@ func nibble(c byte) int {
 	return -1
 }
 
+// longestBreak bounds an encoder's line end with its indentation, in bytes; what is longer is none. So what waits for the rest of a value is bounded.
+const longestBreak = 128
+
 // lineBreak is the width of an encoder's line end at i, with the indentation behind it: as it is, or escaped in a string. 0: there is none.
 func lineBreak(t []byte, i int) int {
-	from := i
+	from, end := i, min(len(t), i+longestBreak)
 	switch t[i] {
 	case '\r', '\n':
-		for i < len(t) && (t[i] == '\r' || t[i] == '\n' || t[i] == ' ' || t[i] == '\t') {
+		for i < end && (t[i] == '\r' || t[i] == '\n' || t[i] == ' ' || t[i] == '\t') {
 			i++
 		}
 	case '\\':
-		for i < len(t) && t[i] == '\\' {
+		for i < end && t[i] == '\\' {
 			i++
 		}
-		if i == len(t) || t[i] != 'n' && t[i] != 'r' {
+		if i == len(t) { // it may become one
+			return i - from
+		}
+		if i == end || t[i] != 'n' && t[i] != 'r' {
 			return 0
 		}
 		i++
@@ -530,9 +536,9 @@ func (d *digits) follow(c cursor, t []byte, i int) (to int, more bool) {
 		}
 		unit := 0
 		for range d.each {
-			for i > first && i < len(t) && d.values[t[i]] < 0 {
+			for gap := i; i > first && i < len(t) && d.values[t[i]] < 0; {
 				skip := lineBreak(t, i)
-				if skip == 0 {
+				if skip == 0 || i+skip-gap > longestBreak {
 					return to, false
 				}
 				i += skip

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -333,5 +334,44 @@ func BenchmarkWriter_ManyValues(b *testing.B) {
 		w := r.Writer(io.Discard)
 		_, _ = w.Write(text.Bytes())
 		_ = w.Close()
+	}
+}
+
+// A hook that writes the beginning of a value as an encoder would, and then nothing but line ends, must not fill the memory: what waits is bounded.
+func TestWriter_LineEndsWithoutEndDoNotWait(t *testing.T) {
+	r := redact.New()
+	r.Add("correct-horse-battery")
+	var out bytes.Buffer
+	w := r.Writer(&out)
+	sent := 0
+	for _, part := range append([]string{base64.StdEncoding.EncodeToString([]byte("correct-horse"))[:12]}, slices.Repeat([]string{strings.Repeat("\n", 32<<10)}, 32)...) {
+		n, err := w.Write([]byte(part))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent += n
+	}
+	if kept := sent - out.Len(); kept > 512<<10 {
+		t.Errorf("%d of %d bytes wait", kept, sent)
+	}
+}
+
+// A long line is passed in pieces, and a piece may end inside the line end that is escaped in it.
+func TestWriter_CutInsideAnEscapedLineEnd(t *testing.T) {
+	r := redact.New()
+	r.Add("correct-horse-battery-staple")
+	encoded := base64.StdEncoding.EncodeToString([]byte("correct-horse-battery-staple"))
+	written := encoded[:16] + `\n` + encoded[16:]
+	for cut := range len(written) {
+		var out bytes.Buffer
+		w := r.Writer(&out)
+		_, _ = io.WriteString(w, strings.Repeat(".", 64<<10-cut))
+		for _, c := range []byte(written) {
+			_, _ = w.Write([]byte{c})
+		}
+		_ = w.Close()
+		if strings.Contains(out.String(), encoded[:12]) {
+			t.Errorf("cut at %d: half of the value is in %q", cut, strings.Trim(out.String(), "."))
+		}
 	}
 }

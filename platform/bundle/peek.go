@@ -40,7 +40,11 @@ func Peek(ctx context.Context, archive, dest string, names ...string) (whole boo
 	case KindTar, KindTarGzip:
 		t := tree{archive: size, names: newNames(limits)}
 		err = t.eachTar(ctx, f, kind == KindTarGzip, func(h *tar.Header, content io.Reader) error {
-			return p.take(h.Name, h.FileInfo().Mode(), func() (io.ReadCloser, error) { return io.NopCloser(content), nil })
+			mode := h.FileInfo().Mode()
+			if h.Typeflag == tar.TypeLink { // its content stands under another name
+				mode |= fs.ModeIrregular
+			}
+			return p.take(h.Name, mode, func() (io.ReadCloser, error) { return io.NopCloser(content), nil })
 		})
 	default: // one text file
 		if slices.Contains(names, string(kind)) {

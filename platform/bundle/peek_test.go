@@ -45,6 +45,10 @@ func packed(t *testing.T, kind string, members ...string) string {
 			h := &tar.Header{Name: strings.TrimSuffix(name, "@"), Mode: 0o644, Typeflag: tar.TypeReg}
 			text := "of " + strings.TrimPrefix(h.Name, "./")
 			h.Size = int64(len(text))
+			if strings.HasSuffix(name, "=") {
+				h.Name = strings.TrimSuffix(name, "=")
+				h.Typeflag, h.Linkname, h.Size, text = tar.TypeLink, "x", 0, ""
+			}
 			if strings.HasSuffix(name, "@") {
 				h.Typeflag, h.Linkname, h.Size, text = tar.TypeSymlink, "x", 0, ""
 			}
@@ -81,6 +85,7 @@ func TestPeek_WritesTheNamedFilesOfTheRoot(t *testing.T) {
 		{"without", packed(t, "zip", "a/Dockerfile", "../Dockerfile"), "", true},
 		{"link in zip", packed(t, "zip", "Dockerfile@"), "", false},
 		{"link in tar", packed(t, "tar.gz", "Dockerfile@"), "", false},
+		{"hard link in tar", packed(t, "tar.gz", "x", "Dockerfile="), "", false},
 		{"lone Dockerfile", packed(t, "FROM scratch\n"), "FROM scratch\n", true},
 		{"lone Dockerrun", packed(t, "{}"), "", true},
 	} {

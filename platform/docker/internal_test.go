@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"strings"
@@ -140,6 +141,26 @@ func TestBuildTrace_HidesWhatComesInPieces(t *testing.T) {
 	got := strings.ReplaceAll(out.String(), "#2 x\n", "")
 	if want := "#1 a [redacted].\n#1 [redacted]\n#1 unfinished\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestBuildTrace_BeyondWhatItRemembers: the steps of a build without end share a number, and none of their output is lost.
+func TestBuildTrace_BeyondWhatItRemembers(t *testing.T) {
+	var out strings.Builder
+	trace := newBuildTrace(&out, redact.New())
+	add := func(digest, text string) {
+		if err := trace.add(message(fieldLogs, message(logVertex, digest, logMsg, text))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range maxSteps {
+		add(fmt.Sprint(n), "x\n")
+	}
+	add("one more", "its begin")
+	add("one more", "ning and its end")
+	trace.close()
+	if _, last, _ := strings.Cut(out.String(), fmt.Sprintf("#%d x\n", maxSteps)); last != fmt.Sprintf("#%d its beginning and its end\n", maxSteps+1) {
+		t.Errorf("got %q", last)
 	}
 }
 

@@ -16,6 +16,7 @@ type buildTrace struct {
 	out   io.Writer
 	hide  *redact.Redactor
 	steps map[string]*traceStep
+	rest  traceStep // all that came after maxSteps
 }
 
 type traceStep struct {
@@ -24,7 +25,7 @@ type traceStep struct {
 	output   [2]io.WriteCloser // what the step puts out goes here, by stream, and is masked before its lines are told apart from other steps'
 }
 
-// maxSteps bounds what a hostile builder could make us remember; a build of more steps than this has its later ones unnumbered.
+// maxSteps bounds what a hostile builder could make us remember; the later ones of a build with more steps than this share one number.
 const maxSteps = 10_000
 
 // The fields of StatusResponse, Vertex and VertexLog that are read.
@@ -44,7 +45,7 @@ const (
 )
 
 func newBuildTrace(out io.Writer, hide *redact.Redactor) *buildTrace {
-	return &buildTrace{out: out, hide: hide, steps: map[string]*traceStep{}}
+	return &buildTrace{out: out, hide: hide, steps: map[string]*traceStep{}, rest: traceStep{number: maxSteps + 1}}
 }
 
 // close writes what is left of unfinished lines.
@@ -52,6 +53,7 @@ func (t *buildTrace) close() {
 	for _, s := range t.steps {
 		s.close()
 	}
+	t.rest.close()
 }
 
 func (s *traceStep) close() {
@@ -95,10 +97,11 @@ func (t *buildTrace) step(digest string) (*traceStep, bool) {
 	if s, ok := t.steps[digest]; ok {
 		return s, false
 	}
-	s := &traceStep{number: len(t.steps) + 1}
-	if len(t.steps) < maxSteps {
-		t.steps[digest] = s
+	if len(t.steps) == maxSteps {
+		return &t.rest, true
 	}
+	s := &traceStep{number: len(t.steps) + 1}
+	t.steps[digest] = s
 	return s, true
 }
 
@@ -130,8 +133,10 @@ func (t *buildTrace) vertex(message []byte) error {
 	if s.finished || !completed && failure == "" {
 		return nil
 	}
-	s.finished = true
-	s.close()
+	if s != &t.rest { // others of it may go on
+		s.finished = true
+		s.close()
+	}
 	switch {
 	case failure != "":
 		fmt.Fprintf(t.out, "#%d ERROR: %s\n", s.number, oneLine(failure))

@@ -1,0 +1,84 @@
+package dev_test
+
+import (
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"hostmanager/environment"
+	"hostmanager/internal/dockertest"
+	"hostmanager/internal/steadystream"
+	"hostmanager/journal"
+)
+
+// TestOutage_OfTheEngineDuringDeployments takes the Engine away from a whole agent, and lets it hang, in the middle of deployments. Each ends right
+// and once: with the new version served, or the old one. The application is served throughout, the agent is the same process to the end, and when
+// the Engine answers again the next deployment works.
+func TestOutage_OfTheEngineDuringDeployments(t *testing.T) {
+	engine := dockertest.Require(t)
+	cut := dockertest.NewCut(t)
+	s := newSite(t)
+	t.Cleanup(s.close)
+	s.engine = cut.Host()
+	s.open()
+	s.deploy("v0", nil)
+	url := s.room.Instances[0].URL
+	stream, err := steadystream.Start(t.Context(), steadystream.Options{URL: url + "/", PostURL: url + "/echo", Concurrency: 4, Rate: 100, Check: helloAnswers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := s.agent.Process.Pid
+
+	serves := "v0"
+	for _, c := range []struct {
+		version string
+		step    string // that has begun when the Engine goes
+		hangs   bool
+	}{
+		{"v1", "appdeploy/pre/03build", false},
+		{"v2", "appdeploy/enact/00run", false},
+		{"v3", "appdeploy/pre/03build", true},
+		{"v4", "appdeploy/enact/00run", true},
+	} {
+		report, err := s.bring(c.version, func() {
+			s.await("the step has begun", time.Minute, func() bool { return s.hasBegun(c.step) })
+			if c.hangs {
+				s.ok(cut.Hang())
+			} else {
+				cut.Gone()
+			}
+			<-time.After(engineAway)
+			s.ok(cut.Mend())
+		})
+		if report.State == environment.Succeeded {
+			serves = c.version
+		}
+		t.Logf("%s: %s, %v", c.version, report.State, err)
+		s.ok(answers(s.room, "Hello from "+serves+"\n"))
+	}
+	s.deploy("v5", nil)
+
+	report := stream.Stop()
+	t.Log(report)
+	if report.Failed > 0 || report.Requests == 0 {
+		t.Errorf("the stream lost requests: %v", report)
+	}
+	if err := syscall.Kill(pid, 0); err != nil || s.agentEnded() {
+		t.Errorf("agent %d has ended: %v", pid, err)
+	}
+	s.checkCommands()
+	s.close()
+	checkRemoved(t, engine, s.namespace)
+}
+
+// engineAway is how long the Engine does not answer: longer than anything is tried again at once.
+const engineAway = 5 * time.Second
+
+// hasBegun tells whether the newest command that is not finished has begun a step.
+func (s *site) hasBegun(step string) bool {
+	return slices.ContainsFunc(s.commands(), func(c journal.Command) bool {
+		return !c.Finished() && slices.ContainsFunc(c.Steps, func(at journal.Step) bool { return strings.HasSuffix(at.Name, step) })
+	})
+}
