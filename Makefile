@@ -40,6 +40,10 @@ test: docker ## every test, with the race detector and the Docker Engine
 test-aws: ## the wire suite against AWS_ENDPOINT_URL=... (LocalStack: testdata/localstack/compose.yaml)
 	$(GO) test -count=1 ./aws/wire/...
 
+.PHONY: test-vm
+test-vm: ## containment of hooks under cgroup v2, in a virtual machine (root on Debian or Ubuntu; installs QEMU and debootstrap with apt where they are missing)
+	@scripts/vm/run
+
 .PHONY: lint
 lint: ## formatting, vet, staticcheck, go.mod in order
 	@test -z "$$($(TOOL) gofumpt -l .)" || { $(TOOL) gofumpt -l .; echo 'run: make fmt'; exit 1; }
@@ -69,7 +73,7 @@ fuzz: ## every fuzz target, FUZZ_TOTAL=10m in all: what comes over the network o
 package: build ## dist/: a tar.gz of both binaries with its SHA-256 (deb and rpm: docs/limits.md)
 	mkdir -p dist
 	tar -C . --sort=name --owner=0 --group=0 --mtime=@$${SOURCE_DATE_EPOCH:-0} -czf dist/hostmanager-$(VERSION)-linux-$$($(GO) env GOARCH).tar.gz \
-		README.md LICENSE CHANGELOG.md docs -C $(BUILD) hostmanager hmctl
+		README.md LICENSE CHANGELOG.md docs systemd -C $(BUILD) hostmanager hmctl
 	cd dist && sha256sum *.tar.gz > SHA256SUMS && cat SHA256SUMS
 
 .PHONY: clean

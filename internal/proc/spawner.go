@@ -91,11 +91,11 @@ func NewSpawner(ctx context.Context, o SpawnerOptions) (*Spawner, error) {
 	if s.family, err = newFamily(s.table); err != nil {
 		return nil, errors.Join(fmt.Errorf("become the parent of orphans: %w", err), s.table.Close())
 	}
-	s.exits = cgroup.OpenExits()
 	why, err := s.choose(ctx, o)
 	if err != nil {
-		return nil, errors.Join(err, s.table.Close(), s.exits.Close())
+		return nil, errors.Join(err, s.table.Close())
 	}
+	s.exits = cgroup.OpenExits() // of the group the agent is in from now on
 	s.log.Info("containment of hooks", slog.String("kind", s.backend.kind()), slog.String("made_of", s.backend.describe()), slog.String("why", why))
 	s.watch()
 	return s, nil
@@ -193,7 +193,7 @@ func (s *Spawner) probe(ctx context.Context, b backend) error {
 		}
 	}
 	trial := &Spawner{
-		backend: b, table: s.table, family: s.family, exits: s.exits, traces: s.traces,
+		backend: b, table: s.table, family: s.family, traces: s.traces,
 		log: slog.New(slog.DiscardHandler), warned: map[string]bool{},
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -5,8 +5,9 @@
 // # Names
 //
 // All groups of one owner lie in a group "hostmanager-<name>" below the process's own (or a given) one, in each hierarchy. Nothing beside it is
-// written to, with one exception: where the process's own group of the unified hierarchy holds nobody else, this process moves into a group
-// "hostmanager-agent" below it, since v2 gives limits only to groups beside which no process stands.
+// written to, with two exceptions, since v2 gives limits only to groups beside which no process stands: where the process's own group of the
+// unified hierarchy holds nobody else, this process moves into a group "hostmanager-agent" below it and the controllers are switched on; so they are
+// in a given group that holds no process.
 //
 // # Invariants
 //
@@ -60,7 +61,8 @@ type Tree struct {
 type hierarchy struct {
 	unified bool
 	limits  []string // controllers whose limits leaves can have; does not change once the tree is open
-	own     *os.Root // the process's own group
+	own     *os.Root // the process's own group, or the one above agentGroup
+	home    string   // where this process stands, from own on: "." or agentGroup
 	parent  *os.Root // the group the base is made in
 	name    string   // of the base, where leaves lie; it is there as long as one of them is
 	path    string   // of the base
@@ -161,15 +163,15 @@ func (t *Tree) complete() error {
 
 // prepare opens the process's own group and makes the base below it.
 func (t *Tree) prepare(m mount, o Options) (*hierarchy, error) {
-	dir := m.own
+	dir, home := m.own, "."
 	if m.unified && filepath.Base(dir) == agentGroup { // it moved there at an earlier start
-		dir = filepath.Dir(dir)
+		dir, home = filepath.Dir(dir), agentGroup
 	}
 	own, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open own group: %w", err)
 	}
-	h := &hierarchy{unified: m.unified, own: own, limits: m.controllers, name: prefix + o.Name}
+	h := &hierarchy{unified: m.unified, own: own, home: home, limits: m.controllers, name: prefix + o.Name}
 	if o.Parent != "" {
 		if dir, err = belowMount(strings.TrimSuffix(m.own, "/"), o.Parent); err == nil {
 			h.parent, err = openMade(dir)
@@ -184,7 +186,7 @@ func (t *Tree) prepare(m mount, o Options) (*hierarchy, error) {
 	if m.unified {
 		h.limits = nil
 		if o.Version == V2 {
-			h.limits = t.delegate(h.parent, own, m.top || o.Parent != "", dir)
+			h.limits = t.delegate(h, m.top, o.Parent != "", dir)
 		}
 	}
 	base, err := h.base()
@@ -222,37 +224,73 @@ func belowMount(own, parent string) (string, error) {
 	return filepath.Join(root, filepath.Clean("/"+parent)), nil
 }
 
+// openMade opens a group, and makes it and those above it where they are missing. Through what it makes the controllers reach on.
 func openMade(dir string) (*os.Root, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	group, err := os.OpenRoot(dir)
+	if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+		return group, err
+	}
+	above, err := openMade(filepath.Dir(dir))
+	if err != nil {
 		return nil, err
 	}
-	return os.OpenRoot(dir)
+	defer above.Close()
+	name := filepath.Base(dir)
+	if err := above.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	if group, err = above.OpenRoot(name); err != nil {
+		return nil, err
+	}
+	enable(group, intersect(controllers, words(group, "cgroup.controllers")))
+	return group, nil
 }
 
-// delegate makes the controllers of the unified hierarchy reach the groups below parent, and returns those that do.
-func (t *Tree) delegate(parent, own *os.Root, foreign bool, path string) []string {
-	wanted := intersect([]string{"memory", "cpu", "pids"}, words(parent, "cgroup.controllers"))
-	if foreign { // not ours to change: what reaches its children already is what there is
-		return intersect(wanted, words(parent, "cgroup.subtree_control"))
+// controllers of the unified hierarchy that hold limits.
+var controllers = []string{"memory", "cpu", "pids"}
+
+// delegate makes the controllers of the unified hierarchy reach the groups below the parent, and returns those that do. The order counts: with a
+// process still in it a group takes cpu and pids, but not memory, and from then on no group below it takes a process.
+func (t *Tree) delegate(h *hierarchy, top, given bool, path string) []string {
+	wanted := intersect(controllers, words(h.parent, "cgroup.controllers"))
+	on := intersect(wanted, words(h.parent, "cgroup.subtree_control"))
+	if len(wanted) == 0 || len(on) == len(wanted) && (given || h.home == agentGroup) {
+		return on
 	}
-	got := enable(parent, wanted)
-	if len(got) == len(wanted) {
-		return got
+	here, err := read(h.parent, "cgroup.procs")
+	here = strings.TrimSpace(here)
+	switch {
+	case top && !given: // the machine's
+		return on
+	case err == nil && here == "":
+		return enable(h.parent, wanted)
+	case given || err != nil || here != strconv.Itoa(os.Getpid()):
+		t.log.Warn("no limits for hooks: other processes stand in the control group that their groups are made in", slog.String("group", path),
+			slog.String("hint", "run the agent in a group of its own: a systemd unit with Delegate=yes"))
+		return on
 	}
-	if pids, err := read(own, "cgroup.procs"); err != nil || strings.TrimSpace(pids) != strconv.Itoa(os.Getpid()) {
-		t.log.Warn("no limits for hooks: other processes stand beside the agent in its control group",
-			slog.String("group", path), slog.String("hint", "run it in a group of its own: a systemd unit with Delegate=yes"))
-		return got
+	if err := h.move(on); err != nil {
+		t.log.Warn("no limits for hooks: the agent cannot move to a group of its own", slog.Any("error", err))
+		return intersect(wanted, words(h.parent, "cgroup.subtree_control"))
 	}
-	if err := own.Mkdir(agentGroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		t.log.Warn("no limits for hooks: no group of its own for the agent", slog.Any("error", err))
-		return got
+	return enable(h.parent, wanted)
+}
+
+// move puts this process into a group of its own below the one it is in. Controllers that are on there would forbid it.
+func (h *hierarchy) move(on []string) error {
+	if err := h.own.Mkdir(agentGroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make group %s: %w", agentGroup, err)
 	}
-	if err := write(own, agentGroup+"/cgroup.procs", strconv.Itoa(os.Getpid())); err != nil {
-		t.log.Warn("no limits for hooks: the agent cannot move to its own group", slog.Any("error", err))
-		return got
+	for _, c := range on {
+		if err := write(h.own, "cgroup.subtree_control", "-"+c); err != nil {
+			return fmt.Errorf("switch %s off for a moment: %w", c, err)
+		}
 	}
-	return enable(parent, wanted)
+	if err := write(h.own, agentGroup+"/cgroup.procs", strconv.Itoa(os.Getpid())); err != nil {
+		return fmt.Errorf("move to group %s: %w", agentGroup, err)
+	}
+	h.home = agentGroup
+	return nil
 }
 
 // enable asks for controllers one by one and returns those that are on.

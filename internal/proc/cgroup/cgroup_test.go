@@ -272,3 +272,171 @@ func TestHierarchy_LimitsOutliveTheBase(t *testing.T) {
 		t.Error("a limit that cannot be written was passed over")
 	}
 }
+
+// ownUnified is the process's own group of a unified hierarchy with all controllers, from which it can be moved; path begins at the hierarchy's root.
+func ownUnified(t *testing.T) (dir, path string) {
+	t.Helper()
+	tree, err := Open(Options{Version: V2, Name: fmt.Sprintf("own%d", os.Getpid())})
+	if errors.Is(err, ErrUnusable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	dir = filepath.Dir(tree.Bases()[0])
+	if missing := tree.Missing(Limits{Memory: 1, CPU: 1, PIDs: 1}); len(missing) > 0 {
+		t.Skipf("%s has no controllers for %v", dir, missing)
+	}
+	self, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, path, _ = strings.Cut(strings.TrimSpace(string(self)), "0::")
+	if filepath.Base(path) != agentGroup {
+		t.Errorf("limits reach the leaves with this process in %s", path)
+	}
+	return dir, filepath.Dir(path)
+}
+
+// put writes to a group's file.
+func put(t *testing.T, text string, path ...string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(path...), []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func get(t *testing.T, path ...string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// limited checks that leaves of a tree get limits and take processes.
+func limited(t *testing.T, tree *Tree) {
+	t.Helper()
+	leaf, err := tree.Leaf("limited", Limits{Memory: 64 << 20, CPU: 1.5, PIDs: 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"memory.max": "67108864", "memory.swap.max": "0", "memory.oom.group": "1", "cpu.max": "150000 100000", "pids.max": "40"} {
+		b, err := os.ReadFile(filepath.Join(leaf.Path(), file))
+		if errors.Is(err, os.ErrNotExist) && file == "memory.swap.max" { // a kernel without swap accounting
+			continue
+		}
+		if got := strings.TrimSpace(string(b)); got != want {
+			t.Errorf("%s is %q, %v, want %q", file, got, err, want)
+		}
+	}
+	cmd := exec.Command("/bin/sleep", "300")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := leaf.Join(cmd.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	if err := leaf.Kill(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Process.Kill() // had it not joined
+	_ = cmd.Wait()
+	if err := leaf.Remove(); err != nil {
+		t.Error(err)
+	}
+	if err := tree.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A group with this process in it takes cpu and pids, and then none below it takes a process: so an agent that died between two writes left it.
+func TestOpen_MovesAwayAlsoWithControllersOn(t *testing.T) {
+	dir, _ := ownUnified(t)
+	put(t, "-memory -cpu -pids", dir, "cgroup.subtree_control")
+	put(t, fmt.Sprint(os.Getpid()), dir, "cgroup.procs")
+	put(t, "+cpu +pids", dir, "cgroup.subtree_control")
+	tree, err := Open(Options{Version: V2, Name: fmt.Sprintf("half%d", os.Getpid())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited(t, tree)
+}
+
+func TestOpen_LimitsReachAGivenGroup(t *testing.T) {
+	dir, path := ownUnified(t)
+	name := fmt.Sprintf("given%d", os.Getpid())
+	for _, deep := range []string{"", "deep", "deep"} { // one that is there without controllers, one that is made, and again
+		if deep == "" {
+			if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tree, err := Open(Options{Version: V2, Name: "x", Parent: filepath.Join(path, name, deep)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		limited(t, tree)
+	}
+	for _, group := range []string{"deep", ""} {
+		if err := os.Remove(filepath.Join(dir, name, group)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestOpen_GivenGroupThatHoldsProcessesIsLeftAlone(t *testing.T) {
+	dir, path := ownUnified(t)
+	name := fmt.Sprintf("held%d", os.Getpid())
+	group := filepath.Join(dir, name)
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sleep", "300")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	put(t, fmt.Sprint(cmd.Process.Pid), group, "cgroup.procs")
+	tree, err := Open(Options{Version: V2, Name: "x", Parent: filepath.Join(path, name)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, on := tree.Missing(Limits{Memory: 1, CPU: 1, PIDs: 1}), get(t, group, "cgroup.subtree_control"); len(got) != 3 || on != "" {
+		t.Errorf("missing %v, on are %q", got, on)
+	}
+	if err := errors.Join(tree.Close(), cmd.Process.Kill()); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait()
+	if err := os.Remove(group); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestExits_TakeWhereControllersAreOn(t *testing.T) {
+	dir, _ := ownUnified(t)
+	exits := OpenExits()
+	group := filepath.Join(dir, fmt.Sprintf("cold%d", os.Getpid()))
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sleep", "300")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	put(t, fmt.Sprint(cmd.Process.Pid), group, "cgroup.procs")
+	put(t, "1", group, "cgroup.freeze")
+	exits.Take(cmd.Process.Pid)
+	if got := get(t, fmt.Sprintf("/proc/%d/cgroup", cmd.Process.Pid)); !strings.HasSuffix(got, "/"+agentGroup) {
+		t.Errorf("it is still in %s", got)
+	}
+	if err := errors.Join(exits.Close(), cmd.Process.Kill()); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait()
+	if err := os.Remove(group); err != nil {
+		t.Error(err)
+	}
+}

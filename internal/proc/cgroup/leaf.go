@@ -169,9 +169,7 @@ func (l *Leaf) rescue() {
 		return
 	}
 	for _, h := range l.tree.places {
-		if write(h.own, "cgroup.procs", strconv.Itoa(self)) != nil && h.unified {
-			_ = write(h.own, agentGroup+"/cgroup.procs", strconv.Itoa(self)) // with controllers on it takes none itself
-		}
+		_ = write(h.own, path.Join(h.home, "cgroup.procs"), strconv.Itoa(self)) // tried again as long as it is in there
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 // Exits are the groups this process is in where a process can be frozen. Whoever is moved there runs again, wherever it was held.
 type Exits []*os.Root
 
-// OpenExits finds them, now, before anybody mounts something over them. Where there are none, nobody can be frozen.
+// OpenExits finds them, now, before anybody mounts something over them. Call it after Open, which may move this process: where it stood before then
+// takes nobody. Where there are none, nobody can be frozen.
 func OpenExits() Exits {
 	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

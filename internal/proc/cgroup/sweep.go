@@ -52,7 +52,7 @@ func (h *hierarchy) sibling(path string) (*hierarchy, error) {
 	if err != nil {
 		return nil, errors.Join(err, parent.Close())
 	}
-	return &hierarchy{unified: h.unified, limits: h.limits, kill: h.kill, own: own, parent: parent, name: h.name, path: path}, nil
+	return &hierarchy{unified: h.unified, limits: h.limits, kill: h.kill, own: own, home: h.home, parent: parent, name: h.name, path: path}, nil
 }
 
 func (t *Tree) sweep(ctx context.Context, s *Swept) error {
