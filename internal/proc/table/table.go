@@ -115,9 +115,9 @@ func (t *Table) All() ([]Process, error) {
 	return all, nil
 }
 
-// Bounds of waiting for a process that is just taking up another program: for that moment the kernel shows no environment, or a part of one.
+// Bounds of waiting for a process that is just taking up another program: for that moment, long on a machine without a free processor, the kernel shows no environment, or a part of one.
 const (
-	execPatience = 100 * time.Millisecond
+	execPatience = 500 * time.Millisecond
 	execPause    = 100 * time.Microsecond
 )
 
