@@ -115,7 +115,8 @@ func (t *Table) All() ([]Process, error) {
 	return all, nil
 }
 
-// Bounds of waiting for a process that is just taking up another program: for that moment, long on a machine without a free processor, the kernel shows no environment, or a part of one.
+// Bounds of waiting for a process that is just taking up another program: for that moment, which is long on a machine without a free processor, the
+// kernel shows no environment, or a part of one.
 const (
 	execPatience = 500 * time.Millisecond
 	execPause    = 100 * time.Microsecond
