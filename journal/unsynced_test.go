@@ -27,7 +27,9 @@ func failingDisk(t *testing.T) (dir string, fail func()) {
 	image := filepath.Join(below, "image")
 	dir = filepath.Join(t.TempDir(), "mnt")
 	for _, step := range []func() ([]byte, error){
-		func() ([]byte, error) { return nil, errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20), os.Mkdir(dir, 0o755)) },
+		func() ([]byte, error) {
+			return nil, errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20), os.Mkdir(dir, 0o755))
+		},
 		exec.CommandContext(t.Context(), "mkfs.ext4", "-q", "-F", "-O", "^has_journal", image).CombinedOutput,
 		exec.CommandContext(t.Context(), "mount", "-o", "loop", image, dir).CombinedOutput,
 	} {
