@@ -169,18 +169,13 @@ func (a *Agent) previous(identity string) *commandproc.Past {
 
 // lastExclusive is the journal's command behind previous.
 func (a *Agent) lastExclusive(identity string) (journal.Command, bool) {
-	var last journal.Command
-	found := false
-	for c := range a.Journal.Backward() {
+	for c := range a.Journal.Ended() {
 		ran := !commandproc.Untouched(c.Steps) || c.Lost
-		if c.Identity == identity || !c.Finished() || !ran || found && !c.ResultAt.After(last.ResultAt) {
-			continue
-		}
-		if a.pastOf(c) != nil { // it is read last: that costs most
-			last, found = c, true
+		if c.Identity != identity && ran && a.pastOf(c) != nil {
+			return c, true
 		}
 	}
-	return last, found
+	return journal.Command{}, false
 }
 
 // pastOf is nil for a command of the shared lane. One that cannot be read any more counts: it came between.

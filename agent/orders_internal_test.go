@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"hostmanager/agent/config"
 	"hostmanager/internal/signature"
 	"hostmanager/internal/signature/signing"
 	"hostmanager/protocol"
@@ -54,5 +56,17 @@ func TestAskedBy_SaysNoMoreThanWasProven(t *testing.T) {
 		if got := (&infra{trusted: tc.keys}).askedBy(tc.c); got != tc.want {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
+	}
+}
+
+// Without a key that is trusted there is no agent, unless it was told to take anybody's orders: a set that came out empty must not pass for that.
+func TestLoadKeys_AnEmptySetIsRefused(t *testing.T) {
+	for name, entries := range map[string][]string{"no entry": nil, "a folder without keys": {t.TempDir()}} {
+		if keys, err := loadKeys(config.Config{TrustedKeys: entries}); !errors.Is(err, config.ErrInvalid) || !keys.Empty() {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if keys, err := loadKeys(config.Config{InsecureUnsigned: true}); err != nil || !keys.Empty() {
+		t.Errorf("insecure_unsigned: %v", err)
 	}
 }

@@ -120,6 +120,30 @@ func TestOutages_OfWhatGatheredMeanwhileOnlyTheNewestRuns(t *testing.T) {
 	w.holds(newest)
 }
 
+// A clock that is set right goes back; which command ran last is still known, and so a stage finds the one before it.
+func TestOutages_AClockThatIsSetBackKeepsTheOrderOfStages(t *testing.T) {
+	w := newWorld(t)
+	var off atomic.Int64
+	w.now = func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
+	r := w.start()
+	w.booted()
+	off.Store(int64(2 * time.Hour))
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), expires: time.Now().Add(3 * time.Hour)})
+	off.Store(0)
+	op := order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil), invocation: "op", stage: stage(0)}
+	w.send(op)
+	if e := w.one().entry(); e.Status != protocol.Success {
+		t.Fatalf("stage 0: %+v", e)
+	}
+	must(t, r.stop())
+	w.start()
+	op.stage = stage(1)
+	w.send(op)
+	if e := w.one().entry(); e.Status != protocol.Success {
+		t.Errorf("stage 1: %+v", e)
+	}
+}
+
 // A machine's clock that is off neither lets an order expire before its time nor revives one: AWS's clock is asked. It is said once.
 func TestOutages_AClockThatIsOff(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -4,126 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"hostmanager/internal/powercut"
 )
 
 // diskBytes is the size of the filesystem that loses its power. It is sparse.
 const diskBytes = 256 << 20
 
-// disk is an ext4 filesystem in a file, mounted through a loop device. The device writes past the page cache, so the file holds what the filesystem
-// has written out, and nothing that only memory holds: a copy of it is what a machine finds after its power went.
-type disk struct {
-	image string // the file that is mounted now
-	at    string // where
-	loop  string
-	cuts  int
-}
-
-// newDisk makes and mounts a filesystem.
-func newDisk(at string) (*disk, error) {
-	d := &disk{image: at + ".ext4", at: at}
-	f, err := os.Create(d.image)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(f.Truncate(diskBytes), f.Close()); err != nil {
-		return nil, err
-	}
-	if _, err := command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.image); err != nil {
-		return nil, err
-	}
-	return d, d.mount()
-}
-
-// mount mounts the image with a commit interval that no case reaches: nothing is written out that nobody asked to be.
-func (d *disk) mount() (err error) {
-	if d.loop, err = command("losetup", "--find", "--show", "--direct-io=on", d.image); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(d.at, 0o755); err != nil {
-		return err
-	}
-	_, err = command("mount", "-t", "ext4", "-o", "data=ordered,commit=300", d.loop, d.at)
-	return err
-}
-
-// unmount lets go of the mounted image. What memory still held is written to it, which no copy sees any more.
-func (d *disk) unmount() error {
-	if d.loop == "" {
-		return nil
-	}
-	_, err := command("umount", d.at)
-	if err != nil {
-		_, err = command("umount", "--lazy", d.at)
-	}
-	_, detached := command("losetup", "--detach", d.loop)
-	d.loop = ""
-	return errors.Join(err, detached)
-}
-
-// cut takes the power away: the image's file is copied as it is, and the copy is mounted in its place. Nobody may have files open there.
-func (d *disk) cut() error {
-	d.cuts++
-	next := fmt.Sprintf("%s.%d.ext4", d.at, d.cuts)
-	if err := copySparse(d.image, next); err != nil {
-		return err
-	}
-	if err := errors.Join(d.unmount(), os.Remove(d.image)); err != nil {
-		return err
-	}
-	d.image = next
-	return d.mount()
-}
-
-// copySparse copies a file and leaves out what is nothing but zeros.
-func copySparse(from, to string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	buf, zero := make([]byte, 64<<10), make([]byte, 64<<10)
-	for at := int64(0); ; at += int64(len(buf)) {
-		n, err := io.ReadFull(in, buf)
-		if n > 0 && string(buf[:n]) != string(zero[:n]) {
-			if _, err := out.WriteAt(buf[:n], at); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return out.Truncate(at + int64(n))
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// command runs a program of the system and returns what it printed.
-func command(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	text := strings.TrimSpace(string(out))
-	if err != nil {
-		return text, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, text)
-	}
-	return text, nil
-}
-
 // plugged is an instance whose root lies on a disk whose power can be taken away.
 type plugged struct {
 	*instance
-	disk *disk
+	disk *powercut.Disk
 	boot int
 }
 
@@ -135,7 +31,7 @@ func openPlugged(ctx context.Context, at *site, binary string) (_ *plugged, err 
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return nil, err
 	}
-	if p.disk, err = newDisk(root); err != nil {
+	if p.disk, err = powercut.New(root, diskBytes); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	if p.instance, err = newInstance(ctx, at, name, binary, nil); err != nil {
@@ -173,7 +69,7 @@ func (p *plugged) close() error {
 		errs = append(errs, p.instance.close())
 	}
 	if p.disk != nil {
-		errs = append(errs, p.disk.unmount())
+		errs = append(errs, p.disk.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -182,7 +78,7 @@ func (p *plugged) close() error {
 func (p *plugged) lose(ctx context.Context) error {
 	p.agent.kill()
 	p.proxy.kill()
-	if err := errors.Join(p.disk.cut(), p.newBoot(), p.startProxy(ctx)); err != nil {
+	if err := errors.Join(p.disk.Cut(), p.newBoot(), p.startProxy(ctx)); err != nil {
 		return err
 	}
 	return p.startAgent()

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"hostmanager/journal"
 )
@@ -24,52 +21,6 @@ func needRoot(t *testing.T) {
 		t.Fatal("mounting a filesystem needs root")
 	}
 	t.Skip("mounting a filesystem needs root")
-}
-
-// TestDisk_LosesWhatWasNotSynced holds that the power loss is a real one: what was synced is in the copy, what was not is not.
-func TestDisk_LosesWhatWasNotSynced(t *testing.T) {
-	needRoot(t)
-	d, err := newDisk(filepath.Join(t.TempDir(), "disk"))
-	t.Cleanup(func() {
-		if err := d.unmount(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	write := func(name, text string, sync bool) {
-		t.Helper()
-		f, err := os.OpenFile(filepath.Join(d.at, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = f.WriteString(text)
-		if sync {
-			err = errors.Join(err, unix.Fdatasync(int(f.Fd())))
-		}
-		if err := errors.Join(err, f.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("synced", "kept\n", true)
-	write("unsynced", "lost\n", false)
-	write("both", "kept\n", true)
-	write("both", "lost\n", false)
-	write("later", "kept\n", true) // which commits the filesystem's own journal with everything before
-	if err := d.cut(); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{"synced": "kept\n", "unsynced": "", "both": "kept\n", "later": "kept\n"} {
-		got, err := os.ReadFile(filepath.Join(d.at, name))
-		if err != nil && !os.IsNotExist(err) {
-			t.Error(err)
-		}
-		// Where only the new length was written out, ext4 gives zeros for what was lost.
-		if got = bytes.TrimRight(got, "\x00"); !bytes.Equal(got, []byte(want)) {
-			t.Errorf("%s holds %q after the power loss, want %q", name, got, want)
-		}
-	}
 }
 
 func TestShort_PowerLoss(t *testing.T) {

@@ -208,6 +208,48 @@ func TestResume_VoidIsUndone(t *testing.T) {
 	}
 }
 
+// A stop in good order is no sign that the command takes the agent down, however often it was taken up before: neither its work nor its undoing
+// is given up for it.
+func TestResume_AStopInGoodOrderDoesNotCount(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		fails, paused bool
+		limit, times  int
+		ran, cause    string
+	}{
+		{"work", false, false, 2, 2, "settle recover", protocol.CauseInterrupted},
+		{"work, paused", false, true, 2, 2, "03build", ""},
+		{"work that is never to be taken up", false, false, 0, 0, "settle recover", protocol.CauseInterrupted},
+		{"work that is never to be taken up, paused", false, true, 0, 0, "03build", ""},
+		{"undoing", true, false, 3, 3, "settle recover", protocol.CauseHealthGate},
+		{"undoing, paused", true, true, 3, 3, "undo:00run() settle recover", protocol.CauseHealthGate},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			b.deploying(t)
+			b.ResumeLimit = c.limit
+			j, rec := b.begun(t, `{"ID":1}`, "appdeploy/pre/03build")
+			var err error
+			if c.fails {
+				err = errors.Join(rec.Started("appdeploy/enact/00run", protocol.Compensated, nil),
+					rec.Verdict(json.RawMessage(`{"entry":{"status":"FAILURE","cause":"health_gate"}}`)))
+			}
+			for range c.times {
+				err = errors.Join(err, rec.Resumed())
+			}
+			if c.paused {
+				err = errors.Join(err, rec.Paused())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e := b.resumes(t, j); e.Cause != c.cause || !strings.Contains(b.traced(), c.ran) || c.cause != "" && b.traced() != c.ran {
+				t.Errorf("ran %s: %+v", b.traced(), e)
+			}
+		})
+	}
+}
+
 // A pause ends a repeatable step at once and lets any other come to its end; nothing is undone, and the next agent goes on.
 func TestPause_LeavesTheRest(t *testing.T) {
 	for _, c := range []struct {

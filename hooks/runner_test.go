@@ -17,6 +17,7 @@ import (
 	"hostmanager/hooks"
 	"hostmanager/internal/layout"
 	"hostmanager/internal/proc"
+	"hostmanager/internal/redact"
 	"hostmanager/protocol"
 )
 
@@ -405,25 +406,60 @@ func TestRun_EventsOfEveryHookOfTheDirectory(t *testing.T) {
 	}
 }
 
+// Whatever a hook makes of its event file, it is told in one WARN event why, and nothing else is read than the beginning of that very file.
 func TestRun_EventFileIsBounded(t *testing.T) {
-	for name, body := range map[string]string{
-		"too many bytes":  "yes '{\"msg\":\"a long message, again and again and again and again and again and again\"}\n---' | head -c 3000000 > $EB_EVENT_FILE",
-		"too many events": "yes '{\"msg\":\"m\"}\n---' | head -n 4000 > $EB_EVENT_FILE",
-		"one endless":     "head -c 2000000 /dev/zero | tr '\\0' x > $EB_EVENT_FILE",
-		"a fifo":          "rm $EB_EVENT_FILE; mkfifo $EB_EVENT_FILE",
-		"a link":          "ln -sf /etc/passwd $EB_EVENT_FILE",
+	for name, tc := range map[string]struct {
+		body string
+		most int // events besides the warning
+		says string
+	}{
+		"too many bytes": {
+			`i=0; while [ $i -lt 30 ]; do printf '{"msg":"'; head -c 60000 /dev/zero | tr '\0' x; printf '"}\n---\n'; i=$((i+1)); done > $EB_EVENT_FILE`,
+			17, "more than 1048576 bytes",
+		},
+		"too many events": {`yes '{"msg":"m"}
+---' | head -n 4000 > $EB_EVENT_FILE`, 500, "more than 500 events"},
+		"one endless": {"head -c 2000000 /dev/zero | tr '\\0' x > $EB_EVENT_FILE", 0, "more than 1048576 bytes"},
+		"a fifo":      {"rm $EB_EVENT_FILE; mkfifo $EB_EVENT_FILE", 0, "no regular file any more"},
+		"a folder":    {"rm $EB_EVENT_FILE; mkdir $EB_EVENT_FILE", 0, "no regular file any more"},
+		"a link":      {"ln -sf $PWD/others $EB_EVENT_FILE", 0, "could not be read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
-			b.file(dir, "00a", "#!/bin/sh\n"+body+"\n", 0o755)
+			if err := os.WriteFile(b.root.Join("others"), []byte("{\"msg\":\"another's\"}\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b.file(dir, "00a", "#!/bin/sh\n"+tc.body+"\n", 0o755)
 			b.file(dir, "01b", "#!/bin/sh\n:\n", 0o755)
 			if err := b.runner(hooks.Options{}).Run(t.Context(), b.call(dir), b, nil); err != nil {
 				t.Fatal(err)
 			}
-			if n := len(b.events); n == 0 || n > 502 || !strings.Contains(b.eventTexts(), "WARN ") {
-				t.Errorf("%d events, the last %v", n, b.events[max(0, n-1):])
+			warnings := slices.DeleteFunc(slices.Clone(b.events), func(e protocol.Event) bool { return e.Severity != protocol.Warn })
+			if len(warnings) == 0 || !strings.Contains(warnings[0].Msg, tc.says) {
+				t.Errorf("told %v", warnings)
+			}
+			if n := len(b.events) - len(warnings); n > tc.most || strings.Contains(b.eventTexts(), "another's") {
+				t.Errorf("%d events, %d at the most may be; the first %v", n, tc.most, b.events[0])
 			}
 		})
+	}
+}
+
+// What of an event file could not be used is quoted, but no secret in it, nor a part of one that the cut would leave.
+func TestRun_EventsHideSecrets(t *testing.T) {
+	const secret = "c0rrect-horse-battery"
+	b := newBench(t)
+	b.file(dir, "00a", "#!/bin/sh\nprintf 'msg: it is "+secret+"\n---\n' >> $EB_EVENT_FILE\n", 0o755)
+	b.file(dir, "01b", "#!/bin/sh\nprintf 'no: [event, "+secret+"\n---\n' >> $EB_EVENT_FILE\n", 0o755)
+	b.file(dir, "02c", "#!/bin/sh\nprintf 'no: [event "+strings.Repeat("x", 75)+secret+"\n---\n' >> $EB_EVENT_FILE\n", 0o755)
+	call := b.call(dir)
+	call.Redact = redact.New()
+	call.Redact.Add(secret)
+	if err := b.runner(hooks.Options{}).Run(t.Context(), call, b, nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.events) != 3 || strings.Contains(b.eventTexts(), secret[:4]) {
+		t.Errorf("events:\n%s", b.eventTexts())
 	}
 }
 

@@ -41,6 +41,7 @@ func decode(payload []byte) (wireRecord, error) {
 type state struct {
 	instance string
 	order    []*Command // as accepted, without old ones
+	ended    []*Command // those of them whose end is known, in the order of their ends: no clock is asked for it, which may be set back
 	byID     map[string]*Command
 	old      oldCommands
 	keep     int64 // see Options.KeepBytes
@@ -88,11 +89,21 @@ func (s *state) apply(w wireRecord) {
 	case Result:
 		c := s.command(w.Record)
 		c.Result, c.ResultAt, c.Lost = w.Payload, w.Time, false
+		s.end(c)
 	case Sent:
-		s.sent(s.command(w.Record), w.Time)
+		c := s.command(w.Record)
+		s.end(c)
+		s.sent(c, w.Time)
 	case lost:
 		c := s.command(w.Record)
 		*c = Command{Identity: c.Identity, AcceptedAt: c.AcceptedAt, Message: c.Message, Result: c.Result, ResultAt: c.ResultAt, SentAt: c.SentAt, Lost: true}
+	}
+}
+
+// end notes the end of a command, once.
+func (s *state) end(c *Command) {
+	if !slices.Contains(s.ended, c) {
+		s.ended = append(s.ended, c)
 	}
 }
 

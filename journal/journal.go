@@ -379,9 +379,18 @@ func (j *Journal) Commands() []Command {
 
 // Backward gives what Commands does, from the last accepted on: each command as it is when its turn comes. The journal may be used meanwhile.
 func (j *Journal) Backward() iter.Seq[Command] {
+	return j.backward(func(s *state) []*Command { return s.order })
+}
+
+// Ended is Backward for those commands whose end is known, in the order of their ends, the last one first.
+func (j *Journal) Ended() iter.Seq[Command] {
+	return j.backward(func(s *state) []*Command { return s.ended })
+}
+
+func (j *Journal) backward(of func(*state) []*Command) iter.Seq[Command] {
 	return func(yield func(Command) bool) {
 		j.mu.Lock()
-		all := slices.Clone(j.state.order)
+		all := slices.Clone(of(j.state))
 		j.mu.Unlock()
 		for _, c := range slices.Backward(all) {
 			j.mu.Lock()

@@ -79,4 +79,5 @@ func (s *state) retire(f func(*Command) bool) {
 		delete(s.byID, c.Identity)
 		return true
 	})
+	s.ended = slices.DeleteFunc(s.ended, func(c *Command) bool { return s.byID[c.Identity] == nil })
 }

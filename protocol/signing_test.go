@@ -95,9 +95,16 @@ func TestSigningBytes_AreThoseOfTheDocument(t *testing.T) {
 func TestSigningBytes_DifferWhereAnythingDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := drawCommand(t), drawCommand(t)
-		if rapid.Bool().Draw(t, "near") { // a field's end moved into the next one
+		if kind := rapid.IntRange(0, 8).Draw(t, "near"); kind > 0 { // in one field alone, or with a field's end moved into the next one
 			b = a
-			b.DispatcherID, b.CommandName = a.DispatcherID+a.CommandName, ""
+			switch fields := []*string{&b.DispatcherID, &b.CommandName, &b.InvocationID, &b.ResultQueue, &b.EventHandle, &b.Data}; {
+			case kind <= len(fields):
+				*fields[kind-1] += "x"
+			case kind == 7:
+				b.Expiration, b.ExpirationText = a.Expiration.Add(time.Millisecond), ""
+			default:
+				b.DispatcherID, b.CommandName = a.DispatcherID+a.CommandName, ""
+			}
 		}
 		if same := cmp.Equal(a, b); same != (string(a.SigningBytes()) == string(b.SigningBytes())) {
 			t.Fatalf("%+v\n%+v: same %v", a, b, same)

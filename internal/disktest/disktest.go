@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hostmanager/internal/disk"
+	"hostmanager/internal/powercut"
 )
 
 // Options of a file system.
@@ -22,20 +23,50 @@ type Options struct {
 	Inodes int64 // 0: as mkfs thinks
 }
 
+// cannot skips a test that needs a file system of its own, and fails it in CI.
+func cannot(t testing.TB, format string, args ...any) {
+	t.Helper()
+	text := "a loop-mounted ext4 is needed here: " + fmt.Sprintf(format, args...)
+	if os.Getenv("CI") == "true" {
+		t.Fatal(text)
+	}
+	t.Skip(text)
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		cannot(t, "run as root")
+	}
+}
+
+// MountPlugged mounts a file system until the test's end whose power cut takes away: what nobody synced is gone then. Nobody may have files open
+// on it at that moment.
+func MountPlugged(t testing.TB, bytes int64) (dir string, cut func()) {
+	t.Helper()
+	needRoot(t)
+	dir = filepath.Join(t.TempDir(), "mnt")
+	d, err := powercut.New(dir, bytes)
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		cannot(t, "%v", err)
+	}
+	return dir, func() {
+		t.Helper()
+		if err := d.Cut(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Mount makes an ext4 file system in a file and mounts it until the test's end. Where that cannot be done the test is skipped, and fails in CI.
 func Mount(t testing.TB, o Options) string {
 	t.Helper()
-	cannot := func(format string, args ...any) {
-		t.Helper()
-		text := "a loop-mounted ext4 is needed here: " + fmt.Sprintf(format, args...)
-		if os.Getenv("CI") == "true" {
-			t.Fatal(text)
-		}
-		t.Skip(text)
-	}
-	if os.Geteuid() != 0 {
-		cannot("run as root")
-	}
+	needRoot(t)
 	dir := t.TempDir()
 	image, mount := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")
 	f, err := os.OpenFile(image, os.O_CREATE|os.O_RDWR, 0o600)
@@ -50,10 +81,10 @@ func Mount(t testing.TB, o Options) string {
 		mkfs = append(mkfs, "-N", fmt.Sprint(o.Inodes))
 	}
 	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", append(mkfs, image)...).CombinedOutput(); err != nil {
-		cannot("mkfs.ext4: %v: %s", err, strings.TrimSpace(string(out)))
+		cannot(t, "mkfs.ext4: %v: %s", err, strings.TrimSpace(string(out)))
 	}
 	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop", image, mount).CombinedOutput(); err != nil {
-		cannot("mount: %v: %s", err, strings.TrimSpace(string(out)))
+		cannot(t, "mount: %v: %s", err, strings.TrimSpace(string(out)))
 	}
 	t.Cleanup(func() { // the loop device goes with the mount
 		if err := unix.Unmount(mount, 0); err != nil {

@@ -34,9 +34,9 @@ func TestSpawner_WhatAHookFinds(t *testing.T) {
 			a := newArena(t, kind)
 			old := syscall.Umask(0o077)
 			defer syscall.Umask(old)
-			_, out, err := a.run(t.Context(), "umask; ulimit -c; readlink /proc/self/fd/0; for f in /proc/$$/fd/*; do readlink $f; done; grep -c . /proc/self/oom_score_adj; [ $(ps -o sid= -p $$) = $$ ] && echo own session")
+			_, out, err := a.run(t.Context(), "umask; ulimit -c; ulimit -Hc; readlink /proc/self/fd/0; for f in /proc/$$/fd/*; do readlink $f; done; grep -c . /proc/self/oom_score_adj; [ $(ps -o sid= -p $$) = $$ ] && echo own session")
 			text := strings.Join(out, "")
-			if err != nil || !strings.HasPrefix(text, "0022\n0\n/dev/null\n/dev/null\npipe:[") || !strings.HasSuffix(text, "own session\n") {
+			if err != nil || !strings.HasPrefix(text, "0022\n0\n0\n/dev/null\n/dev/null\npipe:[") || !strings.HasSuffix(text, "own session\n") {
 				t.Errorf("%q, %v", text, err)
 			}
 			if n := strings.Count(text, "/dev/null"); n != 2 { // once as stdin by readlink, once in the list

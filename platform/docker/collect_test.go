@@ -7,11 +7,36 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
 
 	"hostmanager/internal/dockertest"
 	"hostmanager/platform/docker"
 )
+
+// Whatever a crash, or somebody, left in the files and on the Engine: what serves is not removed, and what it would be made anew from is not either.
+func TestCollect_NeverTakesWhatServes(t *testing.T) {
+	f := newFixture(t)
+	f.mustDeploy("v1", nil)
+	id, trees := f.state(f.root.CurrentContainerID()), f.trees()
+	if err := os.WriteFile(filepath.Join(f.root.Evidence(), "container-id"), []byte(id+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	all := docker.CollectOptions{Failed: true, Hard: true}
+	if err := f.keeping(1).Collect(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	f.wantAnswer("Hello from v1")
+	if err := dockertest.Client(t).ContainerRemove(t.Context(), id, container.RemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.keeping(1).Collect(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.trees(); !slices.Equal(got, trees) || len(f.images()) == 0 {
+		t.Errorf("left: trees %v of %v, images %v", got, trees, f.images())
+	}
+}
 
 // keeping makes a platform, as a new process would, that keeps so many versions.
 func (f *fixture) keeping(n int) *docker.Platform {
