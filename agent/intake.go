@@ -87,7 +87,7 @@ func (a *Agent) polled(err error) {
 
 // poll receives, waiting for a first message, and takes what came. No command of the exclusive lane begins before all of it is accepted: of
 // deployments that waited in the queue, as after an outage, only the newest is to run. Where commands gathered SQS hands them out in parts, so it
-// is asked for more until nothing comes.
+// is asked for more until nothing comes or can be taken; the lane is held for holdMost at most.
 func (a *Agent) poll(ctx context.Context, wait time.Duration) error {
 	a.awaitRoom(ctx)
 	url, err := a.commandQueue(ctx)
@@ -104,18 +104,18 @@ func (a *Agent) poll(ctx context.Context, wait time.Duration) error {
 		defer a.exclusive.release()
 		defer time.AfterFunc(holdMost, a.exclusive.release).Stop()
 	}
-	if err := a.acceptBatch(ctx, url, messages); err != nil || !gathered {
-		return err
-	}
+	took, err := a.acceptBatch(ctx, url, messages)
 	for range morePolls {
+		if err != nil || !gathered || took == 0 {
+			return err
+		}
+		a.beat()
 		if messages, err = a.receive(ctx, url, shortWait); err != nil || len(messages) == 0 {
 			return err
 		}
-		if err := a.acceptBatch(ctx, url, messages); err != nil {
-			return err
-		}
+		took, err = a.acceptBatch(ctx, url, messages)
 	}
-	return nil
+	return err
 }
 
 const (
@@ -153,8 +153,8 @@ func (a *Agent) receive(ctx context.Context, url string, wait time.Duration) ([]
 	return messages, nil
 }
 
-// acceptBatch takes what one poll brought and deletes what was taken.
-func (a *Agent) acceptBatch(ctx context.Context, url string, messages []queue.Message) error {
+// acceptBatch takes what one poll brought and deletes what was taken, and tells how much that was.
+func (a *Agent) acceptBatch(ctx context.Context, url string, messages []queue.Message) (took int, err error) {
 	taken, left, err := a.takeAll(messages)
 	for _, m := range taken {
 		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
@@ -167,16 +167,16 @@ func (a *Agent) acceptBatch(ctx context.Context, url string, messages []queue.Me
 	}
 	if errors.Is(err, journal.ErrFull) { // no fault of the queue's; it comes again when its visibility ends
 		a.disk.noJournal(err)
-		return nil
+		return 0, nil
 	}
 	if err != nil {
 		// What was not taken comes again when its visibility ends.
-		return fmt.Errorf("accept command: %w", err)
+		return len(taken), fmt.Errorf("accept command: %w", err)
 	}
 	if left > 0 && left == len(messages) {
 		a.breathe(ctx, fullPause)
 	}
-	return nil
+	return len(taken), nil
 }
 
 // takeAll returns the messages that may be deleted and how many are left in the queue.

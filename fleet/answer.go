@@ -19,8 +19,9 @@ import (
 var errForeign = errors.New("not an answer to this operation")
 
 const (
-	// maxSpilled bounds a response fetched from S3, in bytes. An agent's has at most 1,000 events of 4 KiB.
-	maxSpilled = 16 << 20
+	// maxSpilled bounds a response fetched from S3, in bytes. An agent's has at most 1,000 events of 4 KiB, and JSON may write
+	// six bytes for one.
+	maxSpilled = 32 << 20
 	// maxShownMsg bounds what of an instance's message is shown, in bytes.
 	maxShownMsg = 64 << 10
 	// maxRecordedWord bounds a label or a cause in the deployment record, in bytes, and an id by which answers are told apart. A record that

@@ -201,7 +201,7 @@ const maxCell = 400
 func oneLine(text string) string {
 	text = strings.Join(strings.Fields(text), " ")
 	if len(text) > maxCell {
-		text = text[:maxCell] + "..."
+		text = strings.ToValidUTF8(text[:maxCell], "") + "..."
 	}
 	return text
 }

@@ -180,7 +180,7 @@ func (f factsOf) judge(err error, sp *spawn) error {
 	over := sp.over.Load()
 	switch {
 	case over == nil:
-	case failed:
+	case failed && exit.Cause == nil: // what was stopped for another reason may meet it while it is given time to end
 		exit.Why = *over
 	case err == nil && sp.left > 0:
 		return &ExitError{Path: sp.c.Path, Why: *over}

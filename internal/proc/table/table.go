@@ -141,12 +141,13 @@ func (t *Table) wholeEnviron(pid, size int) bool {
 	return wholeEnviron(string(b), size)
 }
 
-// wholeEnviron reads it off proc_pid_stat(5). In an exec the environment has no end yet; the kernel's own threads never have one.
+// wholeEnviron reads it off proc_pid_stat(5). In an exec the environment has no end yet; the kernel's own threads never have one, and what is ending
+// has none any more.
 func wholeEnviron(stat string, size int) bool {
 	f := strings.Fields(stat[max(0, strings.LastIndexByte(stat, ')')+1):])
 	const (
 		state, flags, start, end = 0, 6, 47, 48
-		kernelThread             = 0x200000 // PF_KTHREAD
+		kernelThread, exiting    = 0x200000, 0x4 // PF_KTHREAD, PF_EXITING: it has no memory any more
 	)
 	if len(f) <= end || f[state] == "Z" || f[state] == "X" || size >= maxEntry {
 		return true
@@ -159,7 +160,7 @@ func wholeEnviron(stat string, size int) bool {
 		}
 		n[i] = v
 	}
-	return n[flags]&kernelThread != 0 || n[end] != 0 && n[end]-n[start] == uint64(size)
+	return n[flags]&(kernelThread|exiting) != 0 || n[end] != 0 && n[end]-n[start] == uint64(size)
 }
 
 // Carries tells whether one of the entries ("NAME=value") is in the environment the process was started with. It is false for one that has ended.

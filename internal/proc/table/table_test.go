@@ -110,6 +110,7 @@ func TestTable_TellsAWholeEnvironmentFromAPart(t *testing.T) {
 		{"all", stat("S", "0", "100", "140"), 40, true},
 		{"empty", stat("S", "0", "100", "100"), 0, true},
 		{"a thread of the kernel", stat("S", "2129984", "0", "0"), 0, true},
+		{"ending", stat("R", "4194308", "0", "0"), 0, true},
 		{"dead", stat("Z", "0", "0", "0"), 0, true},
 		{"longer than is read", stat("S", "0", "0", "99999999"), maxEntry, true},
 		{"cut", "7 (a) S 1 2 3", 0, true},
