@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/url"
 	"path"
 	"strings"
@@ -94,9 +93,7 @@ type answer struct {
 func (a *Agent) judge(c protocol.Command) (protocol.Request, *answer) {
 	request, err := protocol.DecodeRequest(c.Data)
 	if err != nil {
-		a.Logs.Listener.Errorf("Invocation %s of command %s is not run: %s", c.InvocationID, c.CommandName, err)
-		a.log.Warn("command refused", slog.Any("error", err))
-		a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("An order was refused (invocation %.80s): %v.", c.InvocationID, err)})
+		a.warnRefused(c, err.Error())
 		return request, &answer{message: err.Error()}
 	}
 	inner := func(code int, msg string) *answer {

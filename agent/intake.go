@@ -155,7 +155,7 @@ func (a *Agent) receive(ctx context.Context, url string, wait time.Duration) ([]
 
 // acceptBatch takes what one poll brought and deletes what was taken, and tells how much that was.
 func (a *Agent) acceptBatch(ctx context.Context, url string, messages []queue.Message) (took int, err error) {
-	taken, left, err := a.takeAll(messages)
+	taken, err := a.takeAll(messages)
 	for _, m := range taken {
 		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 		err := a.Queue.Delete(done, url, m.Receipt)
@@ -173,26 +173,24 @@ func (a *Agent) acceptBatch(ctx context.Context, url string, messages []queue.Me
 		// What was not taken comes again when its visibility ends.
 		return len(taken), fmt.Errorf("accept command: %w", err)
 	}
-	if left > 0 && left == len(messages) {
+	if len(taken) == 0 && len(messages) > 0 { // all of it is for a lane that is full
 		a.breathe(ctx, fullPause)
 	}
 	return len(taken), nil
 }
 
-// takeAll returns the messages that may be deleted and how many are left in the queue.
-func (a *Agent) takeAll(messages []queue.Message) (taken []queue.Message, left int, err error) {
+// takeAll returns the messages that may be deleted; the others stay in the queue.
+func (a *Agent) takeAll(messages []queue.Message) (taken []queue.Message, err error) {
 	for _, m := range messages {
 		if a.mustWait(m) {
-			left++
 			continue
 		}
-		err := a.take(m)
-		if err != nil {
-			return taken, left, err
+		if err := a.take(m); err != nil {
+			return taken, err
 		}
 		taken = append(taken, m)
 	}
-	return taken, left, nil
+	return taken, nil
 }
 
 // fullPause is between polls that bring only commands whose lane is full.

@@ -94,8 +94,6 @@ func (r *registrar) changed(ctx context.Context) bool {
 	if r.state() == stateDeploying {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
-	defer cancel()
 	app, err := r.agent.applicationNow(ctx)
 	health := r.agent.health(app, err)
 	r.mu.Lock()

@@ -35,8 +35,8 @@ func plantedBugs() []plantedBug {
 		{
 			name: "delete before accept",
 			changes: []change{{
-				File: "agent/intake.go", Old: "taken, left, err := a.takeAll(messages)\n",
-				New: "for _, m := range messages {\n_ = a.Queue.Delete(ctx, url, m.Receipt)\n}\ntaken, left, err := a.takeAll(messages)\n",
+				File: "agent/intake.go", Old: "taken, err := a.takeAll(messages)\n",
+				New: "for _, m := range messages {\n_ = a.Queue.Delete(ctx, url, m.Receipt)\n}\ntaken, err := a.takeAll(messages)\n",
 			}},
 			kind: restart, place: before, record: "accepted", shows: "the command is lost",
 		},
@@ -55,7 +55,7 @@ func plantedBugs() []plantedBug {
 				New: "if g, err := p.valve.SetTarget(ctx, Target{}, generation); err == nil {\ngeneration = g\ntime.Sleep(200 * time.Millisecond)\n}\n" +
 					"_, err := p.valve.SetTarget(ctx, t, generation)",
 			}},
-			kind: restart, shows: "answered neither old nor new",
+			kind: restart, shows: "answered by the old version or the new one",
 		},
 	}
 }

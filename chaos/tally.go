@@ -18,7 +18,7 @@ type tally struct {
 	commands   int
 	results    int // distinct
 	deliveries int
-	asked      int // times that the application was asked while cases were played, and answered old or new
+	asked      int // requests to the application while cases were played
 	resumed    int // killed and yet a SUCCESS
 	unwound    int // killed and a FAILURE
 	doubles    int
@@ -64,7 +64,7 @@ func (t *tally) print(out io.Writer) {
 	fmt.Fprintf(out, "killed commands: %d succeeded, %d were taken back\n", t.resumed, t.unwound)
 	fmt.Fprintf(out, "double runs %d  lost %d  stuck %d  unlike results %d  other %d\n", t.doubles, t.lost, t.stuck, t.unlike, t.wrong)
 	if t.asked > 0 {
-		fmt.Fprintf(out, "the application was asked %d times in the middle of it; answers that were neither the old version's nor the new one's stand under other\n", t.asked)
+		fmt.Fprintf(out, "requests to the application in the middle of it %d; a case in which one was not answered by the old version or the new stands under other\n", t.asked)
 	}
 	t.printTimes(out)
 	if len(t.landed) > 0 {

@@ -45,7 +45,11 @@ func (in *instance) play(ctx context.Context, t trial) error {
 	}
 	p := &played{instance: in, trial: t, order: o, since: time.Now()}
 	if in.serves != "" && t.proxy == 0 {
-		defer in.watch(ctx, in.serves, o.answer).end(in.tally, in.name+" "+t.name)
+		end, err := in.watch(ctx, t.name, in.serves, o.answer)
+		if err != nil {
+			return err
+		}
+		defer end()
 	}
 	if err := p.begin(ctx); err != nil {
 		return err

@@ -2,48 +2,37 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
-	"sync"
-	"time"
+	"strings"
+
+	"hostmanager/internal/steadystream"
 )
 
-// watch is somebody who uses the application while a case is played: every answer is the old version's or the new one's, whatever is killed.
-type watch struct {
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
-	asked int
-	wrong []string // the first few answers that were neither
-}
+// watchRate is how many requests a second somebody sends who uses the application while a case is played.
+const watchRate = 100
 
-// watchEvery is the pause behind an answer.
-const watchEvery = 10 * time.Millisecond
-
-// watch begins to ask, until end.
-func (in *instance) watch(ctx context.Context, either ...string) *watch {
-	ctx, stop := context.WithCancel(ctx)
-	w := &watch{stop: stop}
-	w.wg.Go(func() {
-		for ctx.Err() == nil {
-			got := in.ask(ctx)
-			if ctx.Err() != nil {
-				return
+// watch begins to use the application, on one connection that is kept alive, until the function it returns is called. Every answer must be the old
+// version's or the new one's, whatever is killed; what was seen goes into the tally under that name.
+func (in *instance) watch(ctx context.Context, name, before, after string) (end func(), err error) {
+	either := []string{before, after}
+	stream, err := steadystream.Start(ctx, steadystream.Options{
+		URL: "http://" + in.listen + "/", Concurrency: 1, Rate: watchRate, PostEvery: -1,
+		Check: func(a steadystream.Answer) error {
+			if got := strings.TrimSpace(string(a.Body)); !slices.Contains(either, got) {
+				return fmt.Errorf("%q is neither the old version's answer nor the new one's", got)
 			}
-			w.asked++
-			if !slices.Contains(either, got) && len(w.wrong) < 3 {
-				w.wrong = append(w.wrong, got)
-			}
-			rest(ctx, watchEvery)
-		}
+			return nil
+		},
 	})
-	return w
-}
-
-// end stops asking and takes into the tally what was seen in the case of that name.
-func (w *watch) end(t *tally, name string) {
-	w.stop()
-	w.wg.Wait()
-	t.count(func(t *tally) { t.asked += w.asked })
-	for _, got := range w.wrong {
-		t.violate(&t.wrong, "%s: in the middle of it the application answered neither old nor new but %q", name, got)
+	if err != nil {
+		return nil, err
 	}
+	return func() {
+		seen := stream.Stop()
+		in.tally.count(func(t *tally) { t.asked += seen.Requests })
+		if seen.Failed > 0 {
+			in.tally.violate(&in.tally.wrong, "%s %s: in the middle of it not every request was answered by the old version or the new one: %v", in.name, name, seen)
+		}
+	}, nil
 }

@@ -95,7 +95,7 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 		}
 	}
 	lock, err := f.Record.LockState(ctx)
-	if err = s.spoiled(err, "where no hmctl is at work, remove s3://%s/%s", f.Bucket, protocol.LockKey(f.Record.EnvironmentID())); err != nil {
+	if err = s.spoiled(err, "where no hmctl is at work, remove it from s3://"+f.Bucket); err != nil {
 		return s, err
 	}
 	if lock.Held() {
@@ -127,11 +127,11 @@ func readStatus(ctx context.Context, f *fleet.Fleet) (statusLine, error) {
 
 // spoiled takes note of an object of the record that cannot be understood, with what to do about it; the rest can be shown all the same. It returns
 // every other error.
-func (s *statusLine) spoiled(err error, advice string, args ...any) error {
-	if err == nil || !errors.Is(err, environment.ErrCorrupt) {
+func (s *statusLine) spoiled(err error, advice string) error {
+	if !errors.Is(err, environment.ErrCorrupt) {
 		return err
 	}
-	s.Unreadable = append(s.Unreadable, fmt.Sprintf("%v: "+advice, append([]any{err}, args...)...))
+	s.Unreadable = append(s.Unreadable, fmt.Sprintf("%v: %s", err, advice))
 	return nil
 }
 

@@ -43,7 +43,6 @@ type kin struct {
 	seen   map[key]bool
 	// sessions are those its processes were seen in, and the start of the spawn: numbers are given out anew.
 	sessions map[int]uint64
-	groups   map[int]bool // process groups of those that lived at the last look; never this process's own
 	leaf     func() []int // the processes in its leaf
 }
 
@@ -105,26 +104,25 @@ func (f *family) find(k *kin) []table.Process {
 		s.rows[p.PID] = p
 	}
 	var found []table.Process
-	k.groups = map[int]bool{}
 	for _, p := range all {
 		if !p.Ended() && p.PID != os.Getpid() && s.belongs(p, 0) {
 			k.seen[key{p.PID, p.Start}] = true
 			k.sessions[p.Session] = k.leader.Start
-			if p.Group > 1 && p.Session != f.session {
-				k.groups[p.Group] = true
-			}
 			found = append(found, p)
 		}
 	}
 	return found
 }
 
-// killGroups kills the process groups that the last look found, each at one blow.
-func (f *family) killGroups(k *kin) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for id := range k.groups {
-		_ = unix.Kill(-id, unix.SIGKILL) // it may have ended
+// killGroups kills the process groups of what a look found, each at one blow: the members of one cannot fork away from that. What is spawned has
+// sessions of its own, so nobody else stands in its groups; own is this process's session.
+func killGroups(found []table.Process, own int) {
+	done := map[int]bool{}
+	for _, p := range found {
+		if p.Group > 1 && p.Session != own && !done[p.Group] {
+			done[p.Group] = true
+			_ = unix.Kill(-p.Group, unix.SIGKILL) // it may have ended
+		}
 	}
 }
 

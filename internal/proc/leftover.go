@@ -28,6 +28,10 @@ func EndMarked(ctx context.Context, mark string, grace time.Duration) (int, erro
 		return 0, fmt.Errorf("end marked processes: %w", err)
 	}
 	defer t.Close()
+	own, err := unix.Getsid(0)
+	if err != nil {
+		return 0, fmt.Errorf("end marked processes: %w", err)
+	}
 	deadline := time.Now().Add(grace)
 	sent, seen := map[key]unix.Signal{}, map[key]bool{}
 	for {
@@ -41,7 +45,7 @@ func EndMarked(ctx context.Context, mark string, grace time.Duration) (int, erro
 		sig := unix.SIGTERM
 		if time.Now().After(deadline) {
 			sig = unix.SIGKILL
-			killGroups(found)
+			killGroups(found, own)
 		}
 		for _, p := range found {
 			k := key{p.PID, p.Start}
@@ -55,22 +59,6 @@ func EndMarked(ctx context.Context, mark string, grace time.Duration) (int, erro
 		case <-ctx.Done():
 			return len(seen), fmt.Errorf("end marked processes: %d still live: %w", len(found), context.Cause(ctx))
 		case <-time.After(look):
-		}
-	}
-}
-
-// killGroups kills the process groups of what was found, each at one blow: one that forks without end is not caught one by one. A hook has a session
-// of its own, so nobody else stands in its groups.
-func killGroups(found []table.Process) {
-	own, err := unix.Getsid(0)
-	if err != nil {
-		return
-	}
-	groups := map[int]bool{}
-	for _, p := range found {
-		if p.Group > 1 && p.Session != own && !groups[p.Group] {
-			groups[p.Group] = true
-			_ = unix.Kill(-p.Group, unix.SIGKILL) // it may have ended
 		}
 	}
 }
