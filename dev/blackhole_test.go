@@ -47,12 +47,7 @@ func TestOutage_OfTheNetworkDuringDeployments(t *testing.T) {
 	t.Cleanup(s.close)
 	s.open()
 	s.deploy("v1", nil)
-	url := s.room.Instances[0].URL
-	stream, err := steadystream.Start(t.Context(), steadystream.Options{URL: url + "/", PostURL: url + "/echo", Concurrency: 4, Rate: 100, Check: helloAnswers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid := s.agent.Process.Pid
+	unharmed := s.use()
 
 	s.wire.set(s.wire.loss("0.05"))
 	s.deploy("v2", nil)
@@ -64,14 +59,7 @@ func TestOutage_OfTheNetworkDuringDeployments(t *testing.T) {
 	s.deploy("v5", nil)
 	s.wire.set(nil)
 
-	report := stream.Stop()
-	t.Log(report)
-	if report.Failed > 0 || report.Requests == 0 {
-		t.Errorf("the stream lost requests: %v", report)
-	}
-	if err := syscall.Kill(pid, 0); err != nil || s.agentEnded() {
-		t.Errorf("agent %d has ended: %v", pid, err)
-	}
+	unharmed()
 	s.checkCommands()
 	s.checkEvents()
 	s.close()
@@ -166,6 +154,27 @@ func (s *site) open() {
 		all, _, err := f.Record.Instances(s.t.Context())
 		return err == nil && len(all) == 1
 	})
+}
+
+// use begins to use the application. The function it returns ends that, and checks that no request was lost and that the agent is still the process it
+// was.
+func (s *site) use() (unharmed func()) {
+	s.t.Helper()
+	url := s.room.Instances[0].URL
+	stream, err := steadystream.Start(s.t.Context(), steadystream.Options{URL: url + "/", PostURL: url + "/echo", Concurrency: 4, Rate: 100, Check: helloAnswers})
+	s.ok(err)
+	pid := s.agent.Process.Pid
+	return func() {
+		s.t.Helper()
+		report := stream.Stop()
+		s.t.Log(report)
+		if report.Failed > 0 || report.Requests == 0 {
+			s.t.Errorf("the stream lost requests: %v", report)
+		}
+		if err := syscall.Kill(pid, 0); err != nil || s.agentEnded() {
+			s.t.Errorf("agent %d has ended: %v", pid, err)
+		}
+	}
 }
 
 // command makes one verb of the shipped binary, as the instance runs it: SQS and S3 are at the far end of the wire.

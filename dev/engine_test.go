@@ -3,13 +3,11 @@ package dev_test
 import (
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"hostmanager/environment"
 	"hostmanager/internal/dockertest"
-	"hostmanager/internal/steadystream"
 	"hostmanager/journal"
 )
 
@@ -21,15 +19,11 @@ func TestOutage_OfTheEngineDuringDeployments(t *testing.T) {
 	cut := dockertest.NewCut(t)
 	s := newSite(t)
 	t.Cleanup(s.close)
+	t.Cleanup(func() { s.ok(cut.Mend()) }) // before what was made is purged
 	s.engine = cut.Host()
 	s.open()
 	s.deploy("v0", nil)
-	url := s.room.Instances[0].URL
-	stream, err := steadystream.Start(t.Context(), steadystream.Options{URL: url + "/", PostURL: url + "/echo", Concurrency: 4, Rate: 100, Check: helloAnswers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid := s.agent.Process.Pid
+	unharmed := s.use()
 
 	serves := "v0"
 	for _, c := range []struct {
@@ -60,15 +54,11 @@ func TestOutage_OfTheEngineDuringDeployments(t *testing.T) {
 	}
 	s.deploy("v5", nil)
 
-	report := stream.Stop()
-	t.Log(report)
-	if report.Failed > 0 || report.Requests == 0 {
-		t.Errorf("the stream lost requests: %v", report)
-	}
-	if err := syscall.Kill(pid, 0); err != nil || s.agentEnded() {
-		t.Errorf("agent %d has ended: %v", pid, err)
-	}
+	unharmed()
 	s.checkCommands()
+	s.await("every outage that was said is said to be over", time.Minute, func() bool {
+		return s.events("The platform does not answer") == s.events("The platform answers again")
+	})
 	s.close()
 	checkRemoved(t, engine, s.namespace)
 }
