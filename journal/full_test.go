@@ -47,13 +47,24 @@ func fillUp(t *testing.T, j *journal.Journal) int {
 	return 0
 }
 
-func TestAppend_OnAFullDiskChangesNothingAndCanBeRepeated(t *testing.T) {
+// ballasted is a journal's path on a small disk that also holds what free removes.
+func ballasted(t *testing.T) (path string, free func()) {
+	t.Helper()
 	dir := smallDisk(t)
-	path := filepath.Join(dir, "journal")
 	ballast := filepath.Join(dir, "ballast")
 	if err := os.WriteFile(ballast, make([]byte, 20<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return filepath.Join(dir, "journal"), func() {
+		t.Helper()
+		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAppend_OnAFullDiskChangesNothingAndCanBeRepeated(t *testing.T) {
+	path, free := ballasted(t)
 	j := open(t, path, nil)
 	n := fillUp(t, j)
 	before, err := os.ReadFile(path)
@@ -77,9 +88,7 @@ func TestAppend_OnAFullDiskChangesNothingAndCanBeRepeated(t *testing.T) {
 	if got := len(j.Commands()); got != n || len(e) > 0 {
 		t.Errorf("%d commands after opening again, %d were acknowledged; %s", got, n, e.String())
 	}
-	if err := os.Remove(ballast); err != nil {
-		t.Fatal(err)
-	}
+	free()
 	add(t, j, accepted(n))
 	_ = j.Close()
 	if got := len(open(t, path, &e).Commands()); got != n+1 || len(e) > 0 {
@@ -116,17 +125,10 @@ func TestAppend_AsksForRoom(t *testing.T) {
 // A journal that this process began, or compacted, goes on at its end once there is room: what a write had of a record before it found none must
 // leave no gap.
 func TestAppend_AfterAFullDiskLeavesNoGap(t *testing.T) {
-	dir := smallDisk(t)
-	path := filepath.Join(dir, "journal")
-	ballast := filepath.Join(dir, "ballast")
-	if err := os.WriteFile(ballast, make([]byte, 20<<10), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path, free := ballasted(t)
 	j := open(t, path, nil)
 	n := fillUp(t, j)
-	if err := os.Remove(ballast); err != nil {
-		t.Fatal(err)
-	}
+	free()
 	add(t, j, accepted(n), accepted(n+1))
 	_ = j.Close()
 	var e events

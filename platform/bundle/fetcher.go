@@ -69,8 +69,8 @@ func (f *Fetcher) setDefaults() {
 	}
 }
 
-// Open validates the fields, makes the cache folder and removes leftovers that no download can resume. Fetch and Hold call it where nobody did; what failed is
-// tried again.
+// Open validates the fields, makes the cache folder and removes leftovers that no download can resume. Fetch and Hold call it where nobody did; what
+// failed is tried again.
 func (f *Fetcher) Open() error {
 	f.opening.Lock()
 	defer f.opening.Unlock()

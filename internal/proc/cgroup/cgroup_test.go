@@ -391,14 +391,7 @@ func TestOpen_GivenGroupThatHoldsProcessesIsLeftAlone(t *testing.T) {
 	dir, path := ownUnified(t)
 	name := fmt.Sprintf("held%d", os.Getpid())
 	group := filepath.Join(dir, name)
-	if err := os.Mkdir(group, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("/bin/sleep", "300")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	put(t, fmt.Sprint(cmd.Process.Pid), group, "cgroup.procs")
+	_, leave := held(t, group)
 	tree, err := Open(Options{Version: V2, Name: "x", Parent: filepath.Join(path, name)})
 	if err != nil {
 		t.Fatal(err)
@@ -406,19 +399,14 @@ func TestOpen_GivenGroupThatHoldsProcessesIsLeftAlone(t *testing.T) {
 	if got, on := tree.Missing(Limits{Memory: 1, CPU: 1, PIDs: 1}), get(t, group, "cgroup.subtree_control"); len(got) != 3 || on != "" {
 		t.Errorf("missing %v, on are %q", got, on)
 	}
-	if err := errors.Join(tree.Close(), cmd.Process.Kill()); err != nil {
-		t.Error(err)
-	}
-	_ = cmd.Wait()
-	if err := os.Remove(group); err != nil {
+	if err := errors.Join(tree.Close(), leave()); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestExits_TakeWhereControllersAreOn(t *testing.T) {
-	dir, _ := ownUnified(t)
-	exits := OpenExits()
-	group := filepath.Join(dir, fmt.Sprintf("cold%d", os.Getpid()))
+// held makes a group with a process in it; leave ends and removes both.
+func held(t *testing.T, group string) (pid int, leave func() error) {
+	t.Helper()
 	if err := os.Mkdir(group, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -427,16 +415,24 @@ func TestExits_TakeWhereControllersAreOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, fmt.Sprint(cmd.Process.Pid), group, "cgroup.procs")
+	return cmd.Process.Pid, func() error {
+		err := cmd.Process.Kill()
+		_ = cmd.Wait() // killed, so not well
+		return errors.Join(err, os.Remove(group))
+	}
+}
+
+func TestExits_TakeWhereControllersAreOn(t *testing.T) {
+	dir, _ := ownUnified(t)
+	exits := OpenExits()
+	group := filepath.Join(dir, fmt.Sprintf("cold%d", os.Getpid()))
+	pid, leave := held(t, group)
 	put(t, "1", group, "cgroup.freeze")
-	exits.Take(cmd.Process.Pid)
-	if got := get(t, fmt.Sprintf("/proc/%d/cgroup", cmd.Process.Pid)); !strings.HasSuffix(got, "/"+agentGroup) {
+	exits.Take(pid)
+	if got := get(t, fmt.Sprintf("/proc/%d/cgroup", pid)); !strings.HasSuffix(got, "/"+agentGroup) {
 		t.Errorf("it is still in %s", got)
 	}
-	if err := errors.Join(exits.Close(), cmd.Process.Kill()); err != nil {
-		t.Error(err)
-	}
-	_ = cmd.Wait()
-	if err := os.Remove(group); err != nil {
+	if err := errors.Join(exits.Close(), leave()); err != nil {
 		t.Error(err)
 	}
 }
