@@ -98,13 +98,6 @@ func newArena(t *testing.T, kind string) *arena {
 	return a
 }
 
-// holds tells whether the kernel holds the limits of memory and processes here.
-func (a *arena) holds() bool {
-	_, what, _ := strings.Cut(a.log.String(), "made_of=")
-	what, _, _ = strings.Cut(what, " why=")
-	return strings.Contains(what, "memory") && strings.Contains(what, "pids")
-}
-
 // run runs a script as a hook.
 func (a *arena) run(ctx context.Context, body string, change ...func(*proc.Command)) (proc.Result, []string, error) {
 	a.t.Helper()
@@ -316,7 +309,7 @@ func TestSpawner_Limits(t *testing.T) {
 		t.Run(kind+"/memory hog", func(t *testing.T) {
 			a := newArena(t, kind)
 			_, _, err := a.run(t.Context(), "head -c 400000000 /dev/zero | tail -c 400000000 | sleep $U & wait $!; sleep 0.3; exit 9", limits, func(c *proc.Command) {
-				if a.holds() { // ends by itself, once the kernel has ended tail, or is ended with it
+				if len(a.Missing(proc.Limits{Memory: 1})) == 0 { // ends by itself, once the kernel has ended tail, or is ended with it
 					c.Path = script(t, "#!/bin/sh\nhead -c 400000000 /dev/zero | tail -c 400000000 | wc -c; exit 9\n")
 				}
 			})

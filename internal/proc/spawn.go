@@ -55,7 +55,7 @@ func (s *Spawner) run(ctx context.Context, c *Command) (Result, error) {
 			sp.log.Warn("copy of a program not removed", slog.Any("error", err))
 		}
 	}()
-	sp.missing = s.backend.missing(c.Limits)
+	sp.missing = s.Missing(c.Limits)
 	s.warnOnce(sp.missing)
 	place, err := s.backend.enter(sp.id, c.Limits)
 	if err != nil {

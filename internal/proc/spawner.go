@@ -209,6 +209,9 @@ func (s *Spawner) probe(ctx context.Context, b backend) error {
 // Kind is the containment in use.
 func (s *Spawner) Kind() string { return s.backend.kind() }
 
+// Missing names those of the limits that the kernel does not hold here; they are measured instead, as far as that is possible.
+func (s *Spawner) Missing(l Limits) []string { return s.backend.missing(l) }
+
 // Sweep ends what a dead predecessor of the same Owner left in its leaves, and removes them; state is a file that remembers where they were.
 func (s *Spawner) Sweep(ctx context.Context, state string) error {
 	g, ok := s.backend.(*groups)
