@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"syscall"
@@ -40,12 +41,21 @@ type line struct {
 
 // Do implements the SDK's HTTPClient.
 func (l line) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		r.Body = onlyReads{r.Body}
+	}
 	answer, err := l.client.Do(r)
 	if answer != nil {
 		l.clock.hear(answer.Header)
 	}
 	return answer, err
 }
+
+// onlyReads keeps net/http from a body's WriteTo. That of the SDK's fails with
+// io.EOF once the SDK has closed the body, which it does when the answer
+// begins; net/http, if its writer is only then looking for the body's end,
+// takes that for a broken connection and closes it in mid-answer.
+type onlyReads struct{ io.ReadCloser }
 
 // newLine bounds every step of the client's connections; one that is not the
 // SDK's own stays as it is.

@@ -141,26 +141,26 @@ func (t *Table) wholeEnviron(pid, size int) bool {
 	return wholeEnviron(string(b), size)
 }
 
-// wholeEnviron reads it off proc_pid_stat(5). In an exec the environment has no end yet; the kernel's own threads never have one, and what is ending
-// has none any more.
+// wholeEnviron reads it off proc_pid_stat(5). In an exec the environment has no end yet, or, for a moment, ends where it begins, as one that is empty
+// does: then the program has no code yet. The kernel's own threads never have an environment, and what is ending has none any more.
 func wholeEnviron(stat string, size int) bool {
 	f := strings.Fields(stat[max(0, strings.LastIndexByte(stat, ')')+1):])
 	const (
-		state, flags, start, end = 0, 6, 47, 48
-		kernelThread, exiting    = 0x200000, 0x4 // PF_KTHREAD, PF_EXITING: it has no memory any more
+		state, flags, code, start, end = 0, 6, 24, 47, 48
+		kernelThread, exiting          = 0x200000, 0x4 // PF_KTHREAD, PF_EXITING: it has no memory any more
 	)
 	if len(f) <= end || f[state] == "Z" || f[state] == "X" || size >= maxEntry {
 		return true
 	}
 	var n [end + 1]uint64
-	for _, i := range []int{flags, start, end} {
+	for _, i := range []int{flags, code, start, end} {
 		v, err := strconv.ParseUint(f[i], 10, 64)
 		if err != nil {
 			return true
 		}
 		n[i] = v
 	}
-	return n[flags]&(kernelThread|exiting) != 0 || n[end] != 0 && n[end]-n[start] == uint64(size)
+	return n[flags]&(kernelThread|exiting) != 0 || n[end] != 0 && n[end]-n[start] == uint64(size) && (size > 0 || n[code] != 0)
 }
 
 // Carries tells whether one of the entries ("NAME=value") is in the environment the process was started with. It is false for one that has ended.

@@ -93,9 +93,9 @@ func TestTable_SignalsOnlyWhatWasLookedAt(t *testing.T) {
 }
 
 func TestTable_TellsAWholeEnvironmentFromAPart(t *testing.T) {
-	stat := func(state, flags, start, end string) string {
+	stat := func(state, flags, code, start, end string) string {
 		f := strings.Fields(strings.Repeat("0 ", 50))
-		f[0], f[6], f[47], f[48] = state, flags, start, end
+		f[0], f[6], f[24], f[47], f[48] = state, flags, code, start, end
 		return "7 (a) b) " + strings.Join(f, " ")
 	}
 	for _, c := range []struct {
@@ -104,21 +104,53 @@ func TestTable_TellsAWholeEnvironmentFromAPart(t *testing.T) {
 		size int
 		want bool
 	}{
-		{"in an exec", stat("R", "0", "0", "0"), 0, false},
-		{"read in an exec that is over", stat("S", "0", "100", "140"), 0, false},
-		{"a part", stat("S", "0", "100", "140"), 16, false},
-		{"all", stat("S", "0", "100", "140"), 40, true},
-		{"empty", stat("S", "0", "100", "100"), 0, true},
-		{"a thread of the kernel", stat("S", "2129984", "0", "0"), 0, true},
-		{"ending", stat("R", "4194308", "0", "0"), 0, true},
-		{"dead", stat("Z", "0", "0", "0"), 0, true},
-		{"longer than is read", stat("S", "0", "0", "99999999"), maxEntry, true},
+		{"in an exec", stat("R", "0", "0", "0", "0"), 0, false},
+		{"in an exec, where its environment begins", stat("R", "0", "0", "100", "100"), 0, false},
+		{"read in an exec that is over", stat("S", "0", "90", "100", "140"), 0, false},
+		{"a part", stat("S", "0", "90", "100", "140"), 16, false},
+		{"all", stat("S", "0", "90", "100", "140"), 40, true},
+		{"empty", stat("S", "0", "90", "100", "100"), 0, true},
+		{"a thread of the kernel", stat("S", "2129984", "0", "0", "0"), 0, true},
+		{"ending", stat("R", "4194308", "0", "0", "0"), 0, true},
+		{"dead", stat("Z", "0", "0", "0", "0"), 0, true},
+		{"longer than is read", stat("S", "0", "90", "0", "99999999"), maxEntry, true},
 		{"cut", "7 (a) S 1 2 3", 0, true},
-		{"no numbers", stat("S", "x", "y", "z"), 0, true},
+		{"no numbers", stat("S", "x", "0", "y", "z"), 0, true},
 	} {
 		if got := wholeEnviron(c.stat, c.size); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
+	}
+}
+
+// Of a process that was started without an environment that is known at once: nobody waits for one.
+func TestTable_KnowsThatThereIsNoEnvironment(t *testing.T) {
+	table := open(t)
+	cmd := exec.Command("/bin/cat")
+	cmd.Env = []string{}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	}()
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it is past its exec
+		t.Fatal(err)
+	}
+	if env, err := table.environ(cmd.Process.Pid); err != nil || len(env) > 0 || !table.wholeEnviron(cmd.Process.Pid, 0) {
+		t.Errorf("%q, %v", env, err)
 	}
 }
 
