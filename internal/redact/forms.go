@@ -35,7 +35,18 @@ const (
 	pieceShared = 16
 )
 
-// add takes a value, a long one in pieces.
+// learn takes a value: as it is, without the space around it, and each of its lines, since a key of several lines is written line by line.
+func (x *index) learn(v string) {
+	x.add(v)
+	x.add(strings.TrimSpace(v))
+	if strings.Contains(v, "\n") {
+		for line := range strings.Lines(v) {
+			x.add(strings.TrimSpace(line))
+		}
+	}
+}
+
+// add takes a text, a long one in pieces.
 func (x *index) add(v string) {
 	for len(v) > pieceBytes {
 		end := runeStart(v, pieceBytes)

@@ -9,12 +9,15 @@
 //   - How a text is cut into writes changes nothing, but for values of several lines: those are hidden whole where they arrive whole, and line
 //     by line (from MinLength bytes) where not. Base64 and hexadecimal are found across the line ends that their encoders make.
 //   - No form of a value is ever written down: texts are decoded while they are compared. Memory is that of the values, some words for each of
-//     their lines, and in a Writer 64 KiB and the longest text that is still the beginning of a value.
+//     their lines, and in a Writer 64 KiB and the longest text that is still the beginning of a value. Values take Remembered bytes at most, or as
+//     much as those do that were named lately.
 package redact
 
 import (
 	"bytes"
+	"cmp"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,35 +29,64 @@ const MinLength = 6
 // Mask stands where a hidden value stood.
 const Mask = "[redacted]"
 
+const (
+	// Remembered is how much values may take, bytes with what finding them takes, until those that were not named for longest are forgotten: some
+	// hundred sets of properties that have nothing in common.
+	Remembered = 1 << 20
+	// lately is of how many calls of Add every value is remembered in any case.
+	lately = 16
+	// valueCost is what finding a value takes beside its own bytes, about.
+	valueCost = 128
+)
+
 // Redactor hides the values it was given. Safe for concurrent use. Use New; a nil Redactor hides nothing.
 type Redactor struct {
 	mu    sync.RWMutex
-	known map[string]struct{}
+	calls int            // of Add
+	known map[string]int // by value the call that named it last
+	size  int            // of the known, bytes
 	index *index
 }
 
 // New returns a redactor that hides nothing yet.
 func New() *Redactor {
-	return &Redactor{known: map[string]struct{}{}, index: newIndex()}
+	return &Redactor{known: map[string]int{}, index: newIndex()}
 }
 
-// Add hides these values from now on. Values under MinLength bytes are ignored. Values are never forgotten: an old version's secret may still
-// stand in a line that is written later.
+// Add hides these values from now on. Values under MinLength bytes are ignored. An old version's secret may still stand in a line that is written
+// later, so a value is remembered long after it was named last: until the known ones take more than Remembered bytes.
 func (r *Redactor) Add(values ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.calls++
 	for _, v := range values {
-		if _, ok := r.known[v]; ok || len(v) < MinLength {
+		if len(v) < MinLength {
 			continue
 		}
-		v = strings.Clone(v) // what it is part of need not be kept
-		r.known[v] = struct{}{}
-		r.index.add(v)
-		r.index.add(strings.TrimSpace(v))
-		if strings.Contains(v, "\n") { // a key of several lines is written line by line
-			for line := range strings.Lines(v) {
-				r.index.add(strings.TrimSpace(line))
-			}
+		if _, ok := r.known[v]; !ok {
+			v = strings.Clone(v) // what it is part of need not be kept
+			r.size += len(v) + valueCost
+			r.index.learn(v)
+		}
+		r.known[v] = r.calls
+	}
+	if r.size > Remembered {
+		r.forget()
+	}
+}
+
+// forget makes room for as much again: it keeps what was named last, and lately in any case.
+func (r *Redactor) forget() {
+	values := slices.SortedFunc(maps.Keys(r.known), func(a, b string) int {
+		return cmp.Or(r.known[b]-r.known[a], strings.Compare(a, b))
+	})
+	r.size, r.index = 0, newIndex()
+	for _, v := range values {
+		if cost := len(v) + valueCost; r.size+cost <= Remembered/2 || r.calls-r.known[v] < lately {
+			r.size += cost
+			r.index.learn(v)
+		} else {
+			delete(r.known, v)
 		}
 	}
 }

@@ -54,6 +54,40 @@ func TestString_Hides(t *testing.T) {
 	}
 }
 
+// Who deploys for years with ever new secrets fills no memory, and the secrets of what runs are hidden whatever came after them.
+func TestAdd_ForgetsWhatWasNotNamedForLong(t *testing.T) {
+	r := redact.New()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	random := func(size int) string {
+		b := make([]byte, size)
+		for i := range b {
+			b[i] = byte('a' + rnd.IntN(26))
+		}
+		return string(b)
+	}
+	var names []string
+	hides := func(v string) bool { return r.String(v) == redact.Mask }
+	const many = 2 * redact.Remembered / 1000
+	for n := range many {
+		names = append(names, random(900))
+		r.Add(names[n], "the-one-that-serves")
+		if !hides("the-one-that-serves") || !hides(names[n]) || n > 100 && !hides(names[n-100]) {
+			t.Fatalf("after %d", n)
+		}
+	}
+	if hides(names[0]) {
+		t.Error("nothing is ever forgotten")
+	}
+	huge := random(redact.Remembered) // of one call
+	r.Add(huge, "beside-it")
+	r.Add("what-came-then")
+	for _, v := range []string{huge, "beside-it", "the-one-that-serves", "what-came-then"} {
+		if !hides(v) {
+			t.Errorf("%.20s is forgotten", v)
+		}
+	}
+}
+
 // encodings are the ways a value may be written; each gives a text in which it must not be seen.
 func encodings(v string) map[string]string {
 	pythonic := func(s string) string {
