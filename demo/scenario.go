@@ -271,5 +271,5 @@ func (s *scenario) evidence(ctx context.Context, started bool) error {
 
 const (
 	readyIn = 3 * time.Minute
-	stopIn  = time.Minute
+	stopIn  = 3 * time.Minute // of hmctl dev, with its purge
 )

@@ -4,8 +4,8 @@
 // It knows how to start, wait for and stop those parts, and nothing of what they do: it starts the hostmanager binary as systemd would, and
 // deploys as hmctl does. What a signal has ended is started again, within a limit; what ends by itself ends the room.
 //
-// Invariants: what Run started has ended when it returns, and what the instances made in Docker is purged by hostmanager itself, by its label;
-// nothing outside the room's folder is written.
+// Invariants: what Run started has ended when it returns, but for a daemon that a hook left on purpose, and what the instances made in Docker is
+// purged by hostmanager itself, by its label; nothing outside the room's folder is written. A folder goes only when nothing is left to purge.
 package dev
 
 import (
@@ -41,7 +41,8 @@ const (
 const (
 	registerTimeout = time.Minute
 	registerPoll    = 50 * time.Millisecond
-	stopGrace       = 20 * time.Second
+	drainTimeout    = 5 * time.Second // of a command under way, until it is aborted and undone
+	stopGrace       = time.Minute     // for that, and the grace of the hook that is under way
 	purgeTimeout    = time.Minute
 )
 
@@ -97,7 +98,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := r.open(ctx); err != nil {
 		return r.unlessStopped(ctx, err)
 	}
-	deployed := r.deploy(ctx)
+	deployed := r.whileAlive(ctx, r.deploy)
 	if deployed != nil && (o.Once || ctx.Err() != nil || !errors.Is(deployed, fleet.ErrFailed)) {
 		return deployed
 	}
@@ -221,6 +222,28 @@ func (r *room) folder(ctx context.Context) (err error) {
 	return err
 }
 
+// whileAlive does something that needs all children: when one ends, so does it, with what that one ended with.
+func (r *room) whileAlive(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	over, watched := make(chan struct{}), make(chan error, 1)
+	go func() {
+		select {
+		case err := <-r.died:
+			cancel(err)
+			watched <- err
+		case <-over:
+			watched <- nil
+		}
+	}()
+	err := do(ctx)
+	close(over)
+	cancel(nil)
+	if died := <-watched; died != nil {
+		return died
+	}
+	return err
+}
+
 // endpoint starts SQS and S3 and connects to them.
 func (r *room) endpoint(ctx context.Context) error {
 	server, err := localaws.New(localaws.Options{Region: region, Log: r.Log})
@@ -255,15 +278,18 @@ func (r *room) endpoint(ctx context.Context) error {
 	return nil
 }
 
-// keyName is the name of a room's key.
-const keyName = "dev"
+// A room's key, by name and by file in the room's folder.
+const (
+	keyName = "dev"
+	keyFile = "signing-key.pem"
+)
 
 // makeKey makes the key that this room's orders are signed with.
 func (r *room) makeKey() (err error) {
 	if r.key, err = signing.Generate(); err != nil {
 		return err
 	}
-	r.about.SigningKey = filepath.Join(r.Root, "signing-key.pem")
+	r.about.SigningKey = filepath.Join(r.Root, keyFile)
 	return r.key.WriteFile(r.about.SigningKey)
 }
 
@@ -321,13 +347,19 @@ func (r *room) close(ctx context.Context) error {
 	if r.server != nil {
 		errs = append(errs, r.server.Close())
 	}
-	if errors.Join(errs...) == nil && r.opened {
-		errs = append(errs, r.removeMark())
+	if err := errors.Join(errs...); err != nil {
+		if r.opened { // with the mark, by which the next room finds it
+			err = fmt.Errorf("%w; what is left stands in %s: the next hmctl dev tries again", err, r.Root)
+		}
+		return err
 	}
 	if r.temporary && r.Root != "" {
-		errs = append(errs, os.RemoveAll(r.Root))
+		return os.RemoveAll(r.Root)
 	}
-	return errors.Join(errs...)
+	if r.opened {
+		return r.removeMark()
+	}
+	return nil
 }
 
 func (r *room) say(severity protocol.Severity, format string, args ...any) {

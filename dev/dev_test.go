@@ -1,10 +1,12 @@
 package dev_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +27,7 @@ import (
 	"hostmanager/fleet/record"
 	"hostmanager/fleet/wiretest"
 	"hostmanager/internal/procid"
+	"hostmanager/protocol"
 )
 
 // modeVariable makes this test binary a stand-in for hostmanager: real processes that speak the real wire, without Docker.
@@ -52,7 +55,7 @@ func standIn(mode, verb, root string) int {
 	case verb == "proxy":
 		err = standInProxy(ctx, os.Args[5])
 	case verb == "purge":
-		err = os.WriteFile(filepath.Join(root, "purged"), nil, 0o600)
+		err = os.WriteFile(filepath.Join(root, "purged"), []byte(strings.Join(os.Environ(), "\n")), 0o600)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -93,8 +96,14 @@ func standInAgent(ctx context.Context, mode, root string) error {
 		return err
 	}
 	reply := wiretest.DockerLike("0123456789ab")
-	if mode == "fail-build" {
+	switch mode {
+	case "fail-build":
 		reply = wiretest.FailingIn(0, "no")
+	case "dies":
+		reply = func(*wiretest.Instance, protocol.Command, protocol.Request) ([]string, error) {
+			os.Exit(3)
+			return nil, nil
+		}
 	}
 	i, err := wiretest.New(ctx, wiretest.Options{ID: c.InstanceID, Record: rec, Queues: queues, Reply: reply})
 	if err == nil {
@@ -263,6 +272,61 @@ func TestRun_TellsWhatWasNotPurged(t *testing.T) {
 	}
 }
 
+// What could not be purged is found by the next room, also where the folder is a temporary one.
+func TestRun_KeepsATemporaryFolderWithWhatWasNotPurged(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	room := func(mode string) error {
+		o, _ := options(t, mode)
+		o.Once, o.Instances, o.Root = true, 1, ""
+		return dev.Run(t.Context(), o)
+	}
+	err := room("purge")
+	left, _ := filepath.Glob(filepath.Join(temp, "hmctl-dev-*"))
+	if len(left) != 1 || err == nil || !strings.Contains(err.Error(), left[0]) {
+		t.Fatalf("left %v, %v", left, err)
+	}
+	text, err := os.ReadFile(filepath.Join(left[0], ".hmctl-dev.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := procid.Self()
+	dead.Start++
+	text = bytes.Replace(text, fmt.Appendf(nil, "%d}", procid.Self().Start), fmt.Appendf(nil, "%d}", dead.Start), 1)
+	if err := os.WriteFile(filepath.Join(left[0], ".hmctl-dev.json"), text, 0o600); err != nil { // this process has ended
+		t.Fatal(err)
+	}
+	if err := room("ok"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// A child that ends while the deployment runs ends it, with what it ended with.
+func TestRun_TellsWhyAChildEndedWhileItDeploys(t *testing.T) {
+	o, _ := options(t, "dies")
+	if err := dev.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "hostmanager agent of i-dev000000") || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("got %v", err)
+	}
+	purged(t, o.Root, 2)
+}
+
+// The operator's own keys and settings are nothing for a room's processes.
+func TestRun_PassesNoKeysOn(t *testing.T) {
+	o, _ := options(t, "ok")
+	t.Setenv("HMCTL_SIGNING_KEY", "a-real-key")
+	o.Once, o.Instances = true, 1
+	if err := dev.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(o.Root, "i-dev0000001", "purged"))
+	if err != nil || len(text) == 0 || bytes.Contains(text, []byte("a-real-key")) {
+		t.Errorf("%d bytes of environment, %v", len(text), err)
+	}
+}
+
 func TestRun_StoppedBeforeItWasReadyIsNoError(t *testing.T) {
 	o, _ := options(t, "ok")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -287,13 +351,13 @@ func TestRun_RemovesATemporaryFolder(t *testing.T) {
 // TestRun_RemovesWhatAKilledRoomLeft kills a room in a process of its own; the next one in the same folder, and for a temporary folder any next one,
 // purges its instances and removes their folders.
 func TestRun_RemovesWhatAKilledRoomLeft(t *testing.T) {
-	for _, temporary := range []bool{false, true} {
+	for _, c := range []struct{ temporary, rebooted bool }{{false, false}, {true, false}, {false, true}, {true, true}} {
 		temp := t.TempDir()
 		t.Setenv("TMPDIR", temp)
 		o, out := options(t, "ok")
 		o.Root = filepath.Join(temp, "hmctl-dev-killed")
-		killRoom(t, o.Root)
-		if temporary {
+		killRoom(t, o.Root, c.rebooted)
+		if c.temporary {
 			o.Root = ""
 		}
 		o.Once = true
@@ -306,20 +370,26 @@ func TestRun_RemovesWhatAKilledRoomLeft(t *testing.T) {
 		if left, err := filepath.Glob(filepath.Join(temp, "hmctl-dev-*", "i-dev0000009")); err != nil || len(left) > 0 {
 			t.Errorf("left %v, %v", left, err)
 		}
+		if _, err := os.Stat(filepath.Join(temp, "hmctl-dev-killed")); c.temporary && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the folder is left: %v", err)
+		}
 	}
 }
 
-// killRoom makes the folder look as one of a room that was killed.
-func killRoom(t *testing.T, root string) {
+// killRoom makes the folder look as one of a room that was killed, by hand or by a power loss.
+func killRoom(t *testing.T, root string, rebooted bool) {
 	t.Helper()
 	of := procid.Self()
 	of.Start++ // this pid, but another process
+	if rebooted {
+		of.BootID = "00000000-0000-4000-8000-000000000000"
+	}
 	text, err := json.Marshal(map[string]any{"process": of, "instances": []dev.Instance{{ID: "i-dev0000009"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, content := range map[string]string{
-		".hmctl-dev.json": string(text),
+		".hmctl-dev.json": string(text), "signing-key.pem": "secret",
 		"i-dev0000009/etc/hostmanager/hostmanager.yaml": "",
 	} {
 		path := filepath.Join(root, name)

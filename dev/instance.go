@@ -33,8 +33,8 @@ func (r *room) instance(ctx context.Context, n int, namespace string) error {
 		return err
 	}
 	own := fmt.Sprintf("dev-%s-%d", namespace, n)
-	config := fmt.Sprintf("environment_id: %s\ninstance_id: %s\nregion: %s\nbucket: %s\nlisten: %s\ndocker_namespace: %s\ntrusted_keys: [%q]\n",
-		DefaultEnvironment, id, region, DefaultBucket, addr, own, r.key.Public(keyName).String())
+	config := fmt.Sprintf("environment_id: %s\ninstance_id: %s\nregion: %s\nbucket: %s\nlisten: %s\ndocker_namespace: %s\ntrusted_keys: [%q]\ndrain_timeout: %s\n",
+		DefaultEnvironment, id, region, DefaultBucket, addr, own, r.key.Public(keyName).String(), drainTimeout)
 	if err := atomicfile.WriteFile(root.ConfigFile(), []byte(config), 0o644); err != nil {
 		return err
 	}
@@ -133,11 +133,19 @@ func lastLine(path string) string {
 	return last + " (" + path + ")"
 }
 
+// foreign is what is not passed on to the room's processes: settings and keys of other places than this room.
+func foreign(variable string) bool {
+	for _, prefix := range []string{"AWS_", "HOSTMANAGER_", "HMCTL_", "NOTIFY_SOCKET=", "LISTEN_"} {
+		if strings.HasPrefix(variable, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // environ is the environment of the room's processes: this process's own, with the local endpoint in place of any AWS settings.
 func (r *room) environ() []string {
-	own := slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "HOSTMANAGER_") || strings.HasPrefix(kv, "NOTIFY_SOCKET=") || strings.HasPrefix(kv, "LISTEN_")
-	})
+	own := slices.DeleteFunc(os.Environ(), foreign)
 	return append(own, "AWS_ENDPOINT_URL="+r.about.Endpoint, "AWS_REGION="+region, "AWS_ACCESS_KEY_ID=local", "AWS_SECRET_ACCESS_KEY=local",
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")
 }

@@ -82,7 +82,7 @@ func (r *room) tidyUp(ctx context.Context, root string) error {
 	if err != nil || !found {
 		return err
 	}
-	if !m.Process.Dead() {
+	if !m.Process.Gone() {
 		return fmt.Errorf("%w: %s belongs to an hmctl dev that still runs (process %d)", ErrOptions, root, m.Process.PID)
 	}
 	for _, i := range m.Instances {
@@ -100,7 +100,12 @@ func (r *room) tidyUp(ctx context.Context, root string) error {
 		}
 	}
 	r.say(protocol.Warn, "Removed what an hmctl dev that was killed left in %s: %d instances.", root, len(m.Instances))
-	return os.Remove(filepath.Join(root, markFile))
+	for _, name := range []string{keyFile, markFile} { // the mark last: by it the rest is found
+		if err := os.Remove(filepath.Join(root, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove what a killed room left: %w", err)
+		}
+	}
+	return nil
 }
 
 // sweep takes away what killed rooms left in temporary folders. What cannot be removed keeps no new room from opening.
@@ -111,7 +116,7 @@ func (r *room) sweep(ctx context.Context) {
 	}
 	for _, root := range roots {
 		m, found, err := readMark(root)
-		if err != nil || !found || !m.Process.Dead() {
+		if err != nil || !found || !m.Process.Gone() {
 			continue
 		}
 		if err := r.tidyUp(ctx, root); err != nil {

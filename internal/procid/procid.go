@@ -1,8 +1,8 @@
 // Package procid names one process of one machine for good, so that a later look can prove it dead: a pid alone comes back, and is another's in
 // another container or after a boot.
 //
-// It only ever answers "dead" where that is certain: the looker must be on the same boot of the same kernel and in the same pid namespace.
-// Everything it cannot find out counts as alive.
+// Dead only ever answers yes where that is certain: the looker must be on the same boot of the same kernel and in the same pid namespace.
+// Everything it cannot find out counts as alive. Gone is for what only one machine can have written.
 package procid
 
 import (
@@ -16,7 +16,7 @@ import (
 
 // ID is one process. The zero value is no process, of which nothing can be proven.
 type ID struct {
-	Host         string `json:"host"` // for people; proves nothing
+	Host         string `json:"host"` // for people; proves nothing where two machines may have one name
 	BootID       string `json:"boot_id"`
 	PIDNamespace string `json:"pid_namespace"`
 	PID          int    `json:"pid"`
@@ -59,6 +59,17 @@ func (i ID) Dead() bool {
 	}
 	state, start, ok := look(i.PID)
 	return ok && (start != i.Start || state == 'Z' || state == 'X')
+}
+
+// Gone tells whether the process is dead or was one of an earlier boot of the machine that has this name: for IDs that lie on a file system of this
+// machine alone.
+func (i ID) Gone() bool {
+	if i.Dead() {
+		return true
+	}
+	here, ok := where()
+	host, err := os.Hostname()
+	return ok && err == nil && i.PID > 0 && i.Host == host && i.BootID != "" && i.BootID != here.BootID
 }
 
 // look reads the state and the start time of a process.

@@ -9,7 +9,7 @@ import (
 	"hostmanager/internal/procid"
 )
 
-func TestDead_IsSaidOnlyOfWhatIsProven(t *testing.T) {
+func TestDeadAndGone_AreSaidOnlyOfWhatIsProven(t *testing.T) {
 	self := procid.Self()
 	if self.PID != os.Getpid() || self.Start == 0 || self.BootID == "" || self.PIDNamespace == "" {
 		t.Fatalf("Self is %+v", self)
@@ -25,19 +25,25 @@ func TestDead_IsSaidOnlyOfWhatIsProven(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*procid.ID)
 		want   bool
+		gone   bool
 	}{
-		"this process":                   {func(*procid.ID) {}, false},
-		"its pid with another start":     {func(i *procid.ID) { i.Start++ }, true},
-		"a process that ended":           {func(i *procid.ID) { *i = gone }, true},
-		"one of another boot":            {func(i *procid.ID) { *i = gone; i.BootID = "x" }, false},
-		"one of another namespace":       {func(i *procid.ID) { *i = gone; i.PIDNamespace = "pid:[1]" }, false},
-		"nothing known":                  {func(i *procid.ID) { *i = procid.ID{} }, false},
-		"one of another host, same name": {func(i *procid.ID) { *i = gone; i.BootID, i.PIDNamespace = "", "" }, false},
+		"this process":                   {func(*procid.ID) {}, false, false},
+		"its pid with another start":     {func(i *procid.ID) { i.Start++ }, true, true},
+		"a process that ended":           {func(i *procid.ID) { *i = gone }, true, true},
+		"one of another boot":            {func(i *procid.ID) { *i = gone; i.BootID = "x" }, false, true},
+		"this process at another boot":   {func(i *procid.ID) { i.BootID = "x" }, false, true},
+		"one of another machine":         {func(i *procid.ID) { *i = gone; i.BootID, i.Host = "x", "y" }, false, false},
+		"one of another namespace":       {func(i *procid.ID) { *i = gone; i.PIDNamespace = "pid:[1]" }, false, false},
+		"nothing known":                  {func(i *procid.ID) { *i = procid.ID{} }, false, false},
+		"one of another host, same name": {func(i *procid.ID) { *i = gone; i.BootID, i.PIDNamespace = "", "" }, false, false},
 	} {
 		id := self
 		c.change(&id)
 		if got := id.Dead(); got != c.want {
 			t.Errorf("%s: dead %t, want %t (%+v)", name, got, c.want, id)
+		}
+		if got := id.Gone(); got != c.gone {
+			t.Errorf("%s: gone %t, want %t (%+v)", name, got, c.gone, id)
 		}
 	}
 }
