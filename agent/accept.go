@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"time"
 
 	"hostmanager/aws/queue"
 	"hostmanager/commandproc"
@@ -36,7 +37,7 @@ func (a *Agent) take(m queue.Message) error {
 	}
 	a.logMessage("Command message", c)
 	a.Logs.Listener.Infof("Received command %s (invocation id: %s)", c.CommandName, c.InvocationID)
-	request, refusal := a.judge(c)
+	request, refusal := a.judge(c, a.Now())
 	payload, err := a.accept(identity, c)
 	if errors.Is(err, journal.ErrKnown) {
 		return nil
@@ -89,8 +90,8 @@ type answer struct {
 	ran      bool // the command was begun: what the listener's log says of its action
 }
 
-// judge decides whether a decoded, new command is run, and what to answer when it is not.
-func (a *Agent) judge(c protocol.Command) (protocol.Request, *answer) {
+// judge decides whether a decoded command that came at that time is run, and what to answer when it is not.
+func (a *Agent) judge(c protocol.Command, came time.Time) (protocol.Request, *answer) {
 	request, err := protocol.DecodeRequest(c.Data)
 	if err != nil {
 		a.warnRefused(c, err.Error())
@@ -110,14 +111,14 @@ func (a *Agent) judge(c protocol.Command) (protocol.Request, *answer) {
 		a.event(protocol.Event{Severity: protocol.Warn, Msg: fmt.Sprintf("An order for other instances came to this one and was not carried out (invocation %.80s).", c.InvocationID)})
 		return request, inner(0, "Ignoring not applicable command.")
 	}
-	if c.Expired(a.Now()) {
+	if c.Expired(came) {
 		text := fmt.Sprintf("Invocation %s of command %s for stack %s expired at %s; skipping",
 			c.InvocationID, c.CommandName, c.DispatcherID, c.Expiration.UTC().Format("2006-01-02T15:04:05Z"))
 		a.Logs.Listener.Infof("%s", text)
 		a.event(protocol.Event{Severity: protocol.Warn, Msg: text + "."})
 		return request, &answer{message: text}
 	}
-	if why := a.tooLong(c); why != "" {
+	if why := a.tooLong(c, came); why != "" {
 		a.warnRefused(c, why)
 		return request, &answer{message: why}
 	}

@@ -229,7 +229,8 @@ func (a *Agent) serves(ctx context.Context, serial int64) bool {
 
 // runOwn runs a command the agent gives itself, in the lane it is called from. It is journalled like any other, and its result goes nowhere.
 func (a *Agent) runOwn(ctx context.Context, name string, desired protocol.Current) error {
-	id := name + "-" + a.bootTag() + "-" + strconv.FormatInt(a.Now().UnixNano(), 36)
+	// The time first: trees are named by the beginning of an invocation id, and must be no other attempt's.
+	id := strconv.FormatInt(a.Now().UnixNano(), 36) + "-" + a.bootTag() + "-" + name
 	request := protocol.Request{CommandName: name, RequestID: id, Data: desired.Manifest, DataSHA256: desired.SHA256}
 	data, err := request.Encode()
 	if err != nil {

@@ -280,6 +280,11 @@ func (i *infra) downloadSourceBundle(ctx context.Context, c *hooks.Call) error {
 		return nil
 	}
 	dest := i.release(c)
+	if serves, err := sameFolder(dest, i.root.Current()); err != nil {
+		return err
+	} else if serves {
+		return fmt.Errorf("the files in %s serve, of an order with the same manifest whose InvocationId begins alike; send this one with an InvocationId that differs in its first 8 characters", dest)
+	}
 	if err := os.RemoveAll(dest); err != nil { // of an attempt that was cut short
 		return fmt.Errorf("remove older tree: %w", err)
 	}
@@ -289,6 +294,20 @@ func (i *infra) downloadSourceBundle(ctx context.Context, c *hooks.Call) error {
 	}
 	fmt.Fprintf(c.Output, "Unpacked %d files, %d bytes, from a %s of %d bytes into %s\n", stats.Files, stats.Bytes, stats.Kind, stats.Archive, dest)
 	return nil
+}
+
+// sameFolder tells whether both paths lead to one folder; what is not there is none.
+func sameFolder(a, b string) (bool, error) {
+	var info [2]fs.FileInfo
+	for n, path := range []string{a, b} {
+		var err error
+		if info[n], err = os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		} else if err != nil {
+			return false, fmt.Errorf("look at the tree that serves: %w", err)
+		}
+	}
+	return os.SameFile(info[0], info[1]), nil
 }
 
 // before is the version that serves, as far as it is known.

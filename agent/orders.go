@@ -123,8 +123,8 @@ func (a *Agent) notMeant(r protocol.Request) string {
 }
 
 // tooLong says why a command's expiration is refused, "" where it is not.
-func (a *Agent) tooLong(c protocol.Command) string {
-	if !c.Expiration.After(a.Now().Add(maxValidity)) {
+func (a *Agent) tooLong(c protocol.Command, came time.Time) string {
+	if !c.Expiration.After(came.Add(maxValidity)) {
 		return ""
 	}
 	return fmt.Sprintf("Invocation %s of command %s expires at %s, more than %d days ahead, which is longer than commands are remembered here; send it with an earlier Expiration",

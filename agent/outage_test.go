@@ -59,7 +59,7 @@ func TestOutages_AreSaidOnceAndSurvived(t *testing.T) {
 		"results":      {"SQS.SendMessage", "", []string{"throttled", "500", "cut in the body", "expired token"}, 2, "SQS, where results go,"},
 		"result":       {"SQS.SendMessage", "", []string{"denied"}, 2, "Result queue "},
 		"manifest":     {"S3.GetObject", "/versions/manifest_", []string{"500", "cut in the body"}, 2, "S3, where the version to deploy is,"},
-		"bundle":       {"S3.GetObject", "/_versions/", []string{"500", "cut request", "throttled"}, 7, "S3, where the version to deploy is,"},
+		"bundle":       {"S3.GetObject", "/_versions/", []string{"500", "cut request", "cut in the body", "throttled"}, 7, "S3, where the version to deploy is,"},
 		"registration": {"S3.PutObject", "/instances/", []string{"throttled", "denied"}, 3, "The environment's record in S3"},
 	} {
 		for _, kind := range tc.kinds {

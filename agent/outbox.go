@@ -73,7 +73,7 @@ func (a *Agent) conclude(identity string, c protocol.Command, verdict answer) er
 
 func (a *Agent) outcomeOf(identity string, c protocol.Command, verdict answer) (outcome, error) {
 	o := outcome{
-		Queue: c.ResultQueue, Until: c.Expiration.Add(keepAfterExpiry), Verdict: protocol.Failure,
+		Queue: c.ResultQueue, Until: a.triedUntil(c), Verdict: protocol.Failure,
 		Result: protocol.Result{
 			DispatcherID: c.DispatcherID, InvocationID: c.InvocationID, CommandName: c.CommandName,
 			ListenerID: a.InstanceID, Status: protocol.Failure, ResultID: resultID(identity, a.InstanceID),
@@ -94,6 +94,15 @@ func (a *Agent) outcomeOf(identity string, c protocol.Command, verdict answer) (
 	}
 	o.Verdict, o.Result.Status, o.Result.Data = response.Status, protocol.Success, data
 	return o, a.fit(&o, response)
+}
+
+// triedUntil is when a result is given up. An expiration that is farther ahead than an order's may be counts as one that is as far.
+func (a *Agent) triedUntil(c protocol.Command) time.Time {
+	last := a.Now().Add(maxValidity)
+	if c.Expiration.Before(last) {
+		last = c.Expiration
+	}
+	return last.Add(keepAfterExpiry)
 }
 
 // hide masks secrets in what people wrote; names and numbers of the protocol stay.

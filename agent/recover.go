@@ -42,16 +42,15 @@ func (a *Agent) recoverAll() {
 	a.exclusive.push(job{identity: "recovered", do: func(context.Context) { close(a.recovered) }}, false)
 	a.pushBoot(false)
 	for _, j := range waiting {
-		if a.refuseAgain(j) {
-			continue
-		}
 		if fromBoot(j.Command) { // what it wanted is judged anew by boot itself
 			a.concludeOrLog(j.Identity, j.Command, answer{response: protocol.NewResponse(protocol.ResponseEntry{
 				Status: protocol.Failure, ReturnCode: 1, Msg: "interrupted: the agent stopped before this command began",
 			})})
 			continue
 		}
-		a.enqueue(j)
+		if !a.refuseAgain(j) {
+			a.enqueue(j)
+		}
 	}
 }
 
@@ -109,18 +108,11 @@ func (a *Agent) jobOfJournal(c journal.Command) (commandproc.Job, bool) {
 // command that was accepted in time is run however late.
 func (a *Agent) refuseAgain(j commandproc.Job) bool {
 	c, _ := a.Journal.Command(j.Identity)
-	if j.Command.Expired(c.AcceptedAt) || !j.Request.AppliesTo(a.InstanceID) || !known(j.Request.CommandName) {
-		if _, refusal := a.judge(j.Command); refusal != nil {
-			a.concludeOrLog(j.Identity, j.Command, *refusal)
-			return true
-		}
+	_, refusal := a.judge(j.Command, c.AcceptedAt)
+	if refusal != nil {
+		a.concludeOrLog(j.Identity, j.Command, *refusal)
 	}
-	return false
-}
-
-func known(command string) bool {
-	_, ok := commandproc.Lookup(command)
-	return ok
+	return refusal != nil
 }
 
 func (a *Agent) concludeOrLog(identity string, c protocol.Command, verdict answer) {

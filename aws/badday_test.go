@@ -13,6 +13,7 @@ import (
 
 	"hostmanager/aws"
 	"hostmanager/aws/localaws"
+	"hostmanager/aws/objects"
 	"hostmanager/aws/queue"
 )
 
@@ -81,6 +82,32 @@ func TestCredentials_ThatTheServiceCallsExpiredAreRenewedAtOnce(t *testing.T) {
 				t.Errorf("%v, %d keys issued", err, m.issued.Load())
 			}
 		})
+	}
+}
+
+// S3 says nothing to a HEAD but a status: that credentials have expired is found out all the same, and they are renewed.
+func TestCredentials_ThatExpiredAreRenewedForAHead(t *testing.T) {
+	m := &role{valid: 6 * time.Hour}
+	asRole(t, m)
+	var old atomic.Bool
+	expired := func(c localaws.Call) bool { return old.Load() && signedWith("KEY1")(c) }
+	s := serve(t, localaws.Options{Faults: []localaws.Fault{
+		{Op: "S3.HeadObject", Status: 400, Code: " ", When: expired},
+		{Op: "S3.GetObject", Status: 400, Code: "ExpiredToken", When: expired},
+	}})
+	c, err := objects.New(t.Context(), objects.Options{Endpoint: s.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CreateBucket(t.Context(), "bucket"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(t.Context(), "bucket", "k", []byte("text"), objects.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	old.Store(true)
+	if info, err := c.Head(t.Context(), "bucket", "k"); err != nil || info.Size != 4 || m.issued.Load() != 2 {
+		t.Errorf("%+v, %v, %d keys issued", info, err, m.issued.Load())
 	}
 }
 

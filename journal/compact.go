@@ -60,12 +60,10 @@ func (p plan) fateOf(identity string) fate {
 		return bare
 	}
 	switch {
-	case !c.Finished():
+	case !c.Finished(), c.SentAt.IsZero(): // the outbox gives a result up, not the journal
 		return keep
 	case p.outlived(c.endedAt()):
 		return drop
-	case c.SentAt.IsZero():
-		return keep
 	}
 	return slim
 }

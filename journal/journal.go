@@ -182,7 +182,8 @@ func (j *Journal) open() error {
 	if err := j.adopt(f, l); err != nil {
 		return err
 	}
-	if plan := makePlan(j.state, j.opts.Now()); plan.saves && j.size >= compactFloor || j.size >= j.compactAt {
+	// Nothing is dropped for its age yet: a machine's clock may be anywhere when it starts, and a command that was forgotten would run again.
+	if plan := makePlan(j.state, time.Time{}); plan.saves && j.size >= compactFloor || j.size >= j.compactAt {
 		j.compactNow(plan)
 	}
 	return j.broken

@@ -114,9 +114,13 @@ func (c *Client) Head(ctx context.Context, bucket, key string) (Info, error) {
 // HeadRef describes one version of an object.
 func (c *Client) HeadRef(ctx context.Context, ref Ref) (Info, error) {
 	out, err := call(ctx, c, func() (*s3.HeadObjectOutput, error) {
-		return c.s3.HeadObject(ctx, &s3.HeadObjectInput{
+		out, err := c.s3.HeadObject(ctx, &s3.HeadObjectInput{
 			Bucket: &ref.Bucket, Key: &ref.Key, VersionId: optional(ref.VersionID), IfMatch: optional(ref.ETag),
 		})
+		if wordless(err) {
+			err = c.reason(ctx, ref, err)
+		}
+		return out, err
 	})
 	if err != nil {
 		return Info{}, wrap("head", ref.Bucket, ref.Key, err)
@@ -125,6 +129,33 @@ func (c *Client) HeadRef(ctx context.Context, ref Ref) (Info, error) {
 		Key: ref.Key, Size: aws.ToInt64(out.ContentLength), ETag: aws.ToString(out.ETag),
 		VersionID: aws.ToString(out.VersionId), LastModified: aws.ToTime(out.LastModified),
 	}, nil
+}
+
+// wordless tells whether S3 refused something without saying why, as it does
+// to every HEAD: credentials that expired get the same 400 as a bad request.
+func wordless(err error) bool {
+	var answer interface{ HTTPStatusCode() int }
+	if !errors.As(err, &answer) {
+		return false
+	}
+	switch hostaws.ErrorCode(err) {
+	case "", "BadRequest", "Forbidden": // the SDK's names of a bare status
+		return answer.HTTPStatusCode() == 400 || answer.HTTPStatusCode() == 403
+	}
+	return false
+}
+
+// reason asks for the object's first byte, where S3 has to say what it has
+// against it, and returns that; the error as it was where it has nothing.
+func (c *Client) reason(ctx context.Context, ref Ref, refused error) error {
+	out, err := c.s3.GetObject(ctx, &s3.GetObjectInput{
+		Bucket: &ref.Bucket, Key: &ref.Key, VersionId: optional(ref.VersionID), Range: aws.String("bytes=0-0"),
+	})
+	if err == nil {
+		_ = out.Body.Close()
+		return refused
+	}
+	return err
 }
 
 // Get reads a small object whole. One larger than limit bytes is ErrTooLarge

@@ -45,12 +45,13 @@ type Redactor struct {
 	calls int            // of Add
 	known map[string]int // by value the call that named it last
 	size  int            // of the known, bytes
+	limit int            // of size, from where some are forgotten
 	index *index
 }
 
 // New returns a redactor that hides nothing yet.
 func New() *Redactor {
-	return &Redactor{known: map[string]int{}, index: newIndex()}
+	return &Redactor{known: map[string]int{}, limit: Remembered, index: newIndex()}
 }
 
 // Add hides these values from now on. Values under MinLength bytes are ignored. An old version's secret may still stand in a line that is written
@@ -70,7 +71,7 @@ func (r *Redactor) Add(values ...string) {
 		}
 		r.known[v] = r.calls
 	}
-	if r.size > Remembered {
+	if r.size > r.limit {
 		r.forget()
 	}
 }
@@ -89,6 +90,7 @@ func (r *Redactor) forget() {
 			delete(r.known, v)
 		}
 	}
+	r.limit = max(Remembered, 2*r.size) // so that it is seldom done, however much was named lately
 }
 
 // span is a part of a text that must not be seen.

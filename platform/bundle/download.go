@@ -212,6 +212,8 @@ func (d *download) explain(ctx context.Context, err error) error {
 		}
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case d.passing(err) && !errors.Is(err, objects.ErrUnavailable) && !errors.Is(err, objects.ErrThrottled): // a body that ended early, or stood still
+		return fmt.Errorf("%w: %w", objects.ErrUnavailable, err)
 	}
 	return err
 }

@@ -156,18 +156,22 @@ func (n *names) checkTarget(entry, target string) error {
 // checkLinks walks every link as the kernel would, other links of the archive included: reading a target as mere text would miss
 // links that leave the tree only by way of another one.
 func (n *names) checkLinks() error {
+	walked := 0
 	for _, e := range n.links {
-		if err := n.walkLink(e); err != nil {
+		if err := n.walkLink(e, &walked); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// maxWalked bounds the work of walking all links of an archive, bytes of paths: some kilobytes for each of as many links as an archive may hold.
+const maxWalked = 256 << 20
+
 // maxHops is the kernel's own bound on links in one path.
 const maxHops = 40
 
-func (n *names) walkLink(e entry) error {
+func (n *names) walkLink(e entry, walked *int) error {
 	at := splitDir(e.path)
 	rest := strings.Split(e.target, "/")
 	for hops := 0; len(rest) > 0; {
@@ -184,7 +188,14 @@ func (n *names) walkLink(e entry) error {
 			continue
 		}
 		here := append(at[:len(at):len(at)], part)
-		to, ok := n.nodes[strings.Join(here, "/")]
+		whole := strings.Join(here, "/")
+		if len(whole) > n.limits.PathBytes { // nothing of the archive lies there
+			return refuseEntry(e.path, "the link's path is too long")
+		}
+		if *walked += len(whole); *walked > maxWalked {
+			return refuseEntry(e.path, "the links of the bundle lead through one another too often to be checked")
+		}
+		to, ok := n.nodes[whole]
 		if !ok || to.kind != link {
 			at = here
 			continue
@@ -193,6 +204,7 @@ func (n *names) walkLink(e entry) error {
 			return refuseEntry(e.path, "the link goes in a circle")
 		}
 		rest = append(strings.Split(to.target, "/"), rest...)
+		*walked += 16 * len(rest)
 		if len(rest) > maxHops*n.limits.PathBytes {
 			return refuseEntry(e.path, "the link's path is too long")
 		}

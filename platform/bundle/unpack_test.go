@@ -269,6 +269,8 @@ func TestUnpack_RefusesHostileLinksInZip(t *testing.T) {
 		{"out by a chain", zipBytes(t, link("d/one", ".."), link("two", "d/one/../x")), bundle.Limits{}, "leads out of the bundle"},
 		{"circle", zipBytes(t, link("a", "b"), link("b", "a")), bundle.Limits{}, "circle"},
 		{"bomb of links", zipBytes(t, linkBomb()...), bundle.Limits{}, "circle"},
+		{"tangle of links", zipBytes(t, linkTangle(400, 400)...), bundle.Limits{}, "too often to be checked"},
+		{"long way of links", zipBytes(t, linkTangle(1000, 0)...), bundle.Limits{}, "the link's path is too long"},
 		{"empty", zipBytes(t, link("a", "")), bundle.Limits{}, "no target"},
 		{"NUL", zipBytes(t, link("a", "b\x00c")), bundle.Limits{}, "not a valid path"},
 		{"long", zipBytes(t, link("a", strings.Repeat("b/", 2000))), bundle.Limits{}, "the limit is 2048"},
@@ -285,6 +287,21 @@ func linkBomb() []zmember {
 	members := []zmember{zipMode("l0/", "", fs.ModeDir|0o755)}
 	for i := 1; i < 30; i++ {
 		members = append(members, link(fmt.Sprintf("l%d", i), fmt.Sprintf("l%d/../l%d", i-1, i-1)))
+	}
+	return members
+}
+
+// linkTangle is many links whose ways are long by one another: to walk them all takes hours.
+func linkTangle(down, up int) []zmember {
+	var members []zmember
+	step := func(n int) string {
+		return fmt.Sprintf("l%d", n) + strings.Repeat("/a", down) + strings.Repeat("/..", up)
+	}
+	for i := range 39 {
+		members = append(members, link(fmt.Sprintf("l%d", i), step(i+1)))
+	}
+	for i := range 10_000 {
+		members = append(members, link(fmt.Sprintf("m%d", i), step(1)))
 	}
 	return members
 }
