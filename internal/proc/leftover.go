@@ -35,7 +35,7 @@ func EndMarked(ctx context.Context, mark string, grace time.Duration) (int, erro
 	deadline := time.Now().Add(grace)
 	sent, seen := map[key]unix.Signal{}, map[key]bool{}
 	for {
-		found, err := marked(t, mark)
+		found, err := marked(ctx, t, mark)
 		if err != nil {
 			return len(seen), fmt.Errorf("end marked processes: %w", err)
 		}
@@ -64,13 +64,16 @@ func EndMarked(ctx context.Context, mark string, grace time.Duration) (int, erro
 }
 
 // marked lists the living processes that carry the mark.
-func marked(t *table.Table, mark string) ([]table.Process, error) {
+func marked(ctx context.Context, t *table.Table, mark string) ([]table.Process, error) {
 	all, err := t.All()
 	if err != nil {
 		return nil, err
 	}
 	var found []table.Process
 	for _, p := range all {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if p.PID != os.Getpid() && !p.Ended() && t.Carries(p.PID, mark) && !t.Carries(p.PID, spared) {
 			found = append(found, p)
 		}

@@ -166,7 +166,7 @@ func (n *names) checkLinks() error {
 }
 
 // maxWalked bounds the work of walking all links of an archive, bytes of paths: some kilobytes for each of as many links as an archive may hold.
-const maxWalked = 256 << 20
+const maxWalked = 128 << 20
 
 // maxHops is the kernel's own bound on links in one path.
 const maxHops = 40

@@ -120,47 +120,80 @@ func (t *Table) All() ([]Process, error) {
 const (
 	execPatience = 500 * time.Millisecond
 	execPause    = 100 * time.Microsecond
+	// shortReads is how often less is read than there is: what has unmapped its environment is in no exec, and nobody waits for it.
+	shortReads = 10
 )
 
 // environ reads the environment the process was started with, and reads it again where that fell into an exec: nobody must pass for unmarked.
 func (t *Table) environ(pid int) ([]byte, error) {
+	short := 0
 	for deadline := time.Now().Add(execPatience); ; time.Sleep(execPause) {
 		env, err := t.read(pid, "environ", maxEntry)
-		if err != nil || len(env) > 0 && env[len(env)-1] == 0 || t.wholeEnviron(pid, len(env)) || time.Now().After(deadline) {
+		if err != nil || len(env) > 0 && env[len(env)-1] == 0 {
 			return env, err
+		}
+		switch t.shown(pid, len(env)) {
+		case whole:
+			return env, nil
+		case part:
+			if short++; short == shortReads {
+				return env, nil
+			}
+		case coming:
+			short = 0
+		}
+		if time.Now().After(deadline) {
+			return env, nil
 		}
 	}
 }
 
-// wholeEnviron tells whether size is all there is of the process's environment, or it has none (any more).
-func (t *Table) wholeEnviron(pid, size int) bool {
+// shown is how much of an environment was read.
+type shown int
+
+const (
+	whole  shown = iota // all there is, or there is none (any more)
+	part                // there is more by now
+	coming              // the process is in the middle of an exec
+)
+
+// shown tells how much of the process's environment size bytes are.
+func (t *Table) shown(pid, size int) shown {
 	b, err := t.read(pid, "stat", 4<<10)
 	if err != nil {
-		return true
+		return whole
 	}
-	return wholeEnviron(string(b), size)
+	return shownOf(string(b), size)
 }
 
-// wholeEnviron reads it off proc_pid_stat(5). In an exec the environment has no end yet, or, for a moment, ends where it begins, as one that is empty
+// shownOf reads it off proc_pid_stat(5). In an exec the environment has no end yet, or, for a moment, ends where it begins, as one that is empty
 // does: then the program has no code yet. The kernel's own threads never have an environment, and what is ending has none any more.
-func wholeEnviron(stat string, size int) bool {
+func shownOf(stat string, size int) shown {
 	f := strings.Fields(stat[max(0, strings.LastIndexByte(stat, ')')+1):])
 	const (
 		state, flags, code, start, end = 0, 6, 24, 47, 48
 		kernelThread, exiting          = 0x200000, 0x4 // PF_KTHREAD, PF_EXITING: it has no memory any more
 	)
 	if len(f) <= end || f[state] == "Z" || f[state] == "X" || size >= maxEntry {
-		return true
+		return whole
 	}
 	var n [end + 1]uint64
 	for _, i := range []int{flags, code, start, end} {
 		v, err := strconv.ParseUint(f[i], 10, 64)
 		if err != nil {
-			return true
+			return whole
 		}
 		n[i] = v
 	}
-	return n[flags]&(kernelThread|exiting) != 0 || n[end] != 0 && n[end]-n[start] == uint64(size) && (size > 0 || n[code] != 0)
+	switch {
+	case n[flags]&(kernelThread|exiting) != 0:
+		return whole
+	case n[end] == 0, n[end] == n[start] && n[code] == 0:
+		return coming
+	case n[end]-n[start] == uint64(size):
+		return whole
+	}
+	return part
 }
 
 // Carries tells whether one of the entries ("NAME=value") is in the environment the process was started with. It is false for one that has ended.

@@ -1,9 +1,13 @@
 package table
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -102,23 +106,23 @@ func TestTable_TellsAWholeEnvironmentFromAPart(t *testing.T) {
 		name string
 		stat string
 		size int
-		want bool
+		want shown
 	}{
-		{"in an exec", stat("R", "0", "0", "0", "0"), 0, false},
-		{"in an exec, where its environment begins", stat("R", "0", "0", "100", "100"), 0, false},
-		{"read in an exec that is over", stat("S", "0", "90", "100", "140"), 0, false},
-		{"a part", stat("S", "0", "90", "100", "140"), 16, false},
-		{"all", stat("S", "0", "90", "100", "140"), 40, true},
-		{"empty", stat("S", "0", "90", "100", "100"), 0, true},
-		{"a thread of the kernel", stat("S", "2129984", "0", "0", "0"), 0, true},
-		{"ending", stat("R", "4194308", "0", "0", "0"), 0, true},
-		{"dead", stat("Z", "0", "0", "0", "0"), 0, true},
-		{"longer than is read", stat("S", "0", "90", "0", "99999999"), maxEntry, true},
-		{"cut", "7 (a) S 1 2 3", 0, true},
-		{"no numbers", stat("S", "x", "0", "y", "z"), 0, true},
+		{"in an exec", stat("R", "0", "0", "0", "0"), 0, coming},
+		{"in an exec, where its environment begins", stat("R", "0", "0", "100", "100"), 0, coming},
+		{"read in an exec that is over", stat("S", "0", "90", "100", "140"), 0, part},
+		{"a part", stat("S", "0", "90", "100", "140"), 16, part},
+		{"all", stat("S", "0", "90", "100", "140"), 40, whole},
+		{"empty", stat("S", "0", "90", "100", "100"), 0, whole},
+		{"a thread of the kernel", stat("S", "2129984", "0", "0", "0"), 0, whole},
+		{"ending", stat("R", "4194308", "0", "0", "0"), 0, whole},
+		{"dead", stat("Z", "0", "0", "0", "0"), 0, whole},
+		{"longer than is read", stat("S", "0", "90", "0", "99999999"), maxEntry, whole},
+		{"cut", "7 (a) S 1 2 3", 0, whole},
+		{"no numbers", stat("S", "x", "0", "y", "z"), 0, whole},
 	} {
-		if got := wholeEnviron(c.stat, c.size); got != c.want {
-			t.Errorf("%s: %v", c.name, got)
+		if got := shownOf(c.stat, c.size); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
 }
@@ -149,9 +153,67 @@ func TestTable_KnowsThatThereIsNoEnvironment(t *testing.T) {
 	if _, err := out.Read(make([]byte, 1)); err != nil { // it is past its exec
 		t.Fatal(err)
 	}
-	if env, err := table.environ(cmd.Process.Pid); err != nil || len(env) > 0 || !table.wholeEnviron(cmd.Process.Pid, 0) {
+	if env, err := table.environ(cmd.Process.Pid); err != nil || len(env) > 0 || table.shown(cmd.Process.Pid, 0) != whole {
 		t.Errorf("%q, %v", env, err)
 	}
+}
+
+// A process can take its environment out of its memory; that is told from an exec, so nobody waits half a second for each such process.
+func TestTable_TellsAnUnmappedEnvironmentFromAnExec(t *testing.T) {
+	const unmap = "UNMAP_ENVIRONMENT"
+	table := open(t)
+	if os.Getenv(unmap) != "" {
+		unmapEnvironment(t, table)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
+	cmd.Env = []string{unmap + "=1"}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	if got, err := bufio.NewReader(out).ReadString('\n'); err != nil || got != "unmapped\n" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if got := table.shown(cmd.Process.Pid, 0); got != part {
+		t.Errorf("shown is %d", got)
+	}
+	if env, err := table.environ(cmd.Process.Pid); len(env) > 0 {
+		t.Errorf("%q, %v", env, err)
+	}
+}
+
+// unmapEnvironment takes the pages of this process's environment away, says so, and waits. Nothing of Go's may look at it any more.
+func unmapEnvironment(t *testing.T, table *Table) {
+	b, err := table.read(os.Getpid(), "stat", 4<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	start, err1 := strconv.ParseUint(f[47], 10, 64)
+	end, err2 := strconv.ParseUint(f[48], 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	page := uint64(os.Getpagesize())
+	from, to := start/page*page, (end+page-1)/page*page
+	if _, _, errno := unix.RawSyscall(unix.SYS_MUNMAP, uintptr(from), uintptr(to-from), 0); errno != 0 {
+		t.Fatal(errno)
+	}
+	_, _ = unix.Write(1, []byte("unmapped\n"))
+	_, _ = unix.Read(0, make([]byte, 1))
+	unix.Exit(0)
 }
 
 // A process that goes from program to program is shown without an environment now and then; it must not pass for unmarked.
