@@ -205,7 +205,7 @@ func unmapEnvironment(t *testing.T, table *Table) {
 		t.Fatal(err)
 	}
 	page := uint64(os.Getpagesize())
-	from, to := (start+page-1)/page*page, end/page*page
+	from, to := (start+page-1)/page*page, (end+page-1)/page*page // to the end of the stack, which would grow back otherwise
 	if _, _, errno := unix.RawSyscall(unix.SYS_MUNMAP, uintptr(from), uintptr(to-from), 0); errno != 0 {
 		t.Fatal(errno)
 	}
