@@ -56,6 +56,8 @@ func TestBoot_BringsCurrentOnce(t *testing.T) {
 	r := w.start()
 	eventually(t, "the version serves", func() bool { return w.serving() == v.Serial })
 	must(t, r.stop())
+	tree, err := filepath.EvalSymlinks(w.root.Current())
+	must(t, err)
 	for _, again := range []struct {
 		boot             string
 		preinit, deploys string
@@ -74,6 +76,9 @@ func TestBoot_BringsCurrentOnce(t *testing.T) {
 		must(t, r.stop())
 		if p, d := w.read(w.root.Join("preinit-count")), w.read(w.root.Join("deploy-count")); p != again.preinit || d != again.deploys || w.serving() != v.Serial {
 			t.Errorf("%s: preinit %q, deploys %q, serial %d", again.boot, p, d, w.serving())
+		}
+		if now, err := filepath.EvalSymlinks(w.root.Current()); err != nil || (now != tree) != again.broken {
+			t.Errorf("%s: the tree is %s, was %s, %v", again.boot, now, tree, err)
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -299,6 +301,67 @@ func TestKilled_BehindEveryRecord(t *testing.T) {
 		}
 	}
 	t.Logf("%d records, verdicts %v", perCommand, verdicts)
+}
+
+// Orders that were accepted to be refused are refused by the next agent, whatever the reason was: a kill makes none of them run.
+func TestKilled_BeforeARefusalWasKnown(t *testing.T) {
+	for name, c := range map[string]struct {
+		order order
+		says  string
+	}{
+		"another environment": {order{data: `{"environment_id":"e-other","instance_ids":["` + instance + `"],"command_name":"CMD-RestartAppServer","request_id":"r"}`}, "is for environment e-other"},
+		"no environment":      {order{data: `{"instance_ids":["` + instance + `"],"command_name":"CMD-RestartAppServer","request_id":"r"}`}, "must name its environment"},
+		"nobody named":        {order{data: `{"environment_id":"` + envID + `","command_name":"CMD-RestartAppServer","request_id":"r"}`}, "must name the instances"},
+		"others named":        {order{name: protocol.CmdRestartAppServer, instances: []string{"i-other"}}, "not applicable"},
+		"too far ahead":       {order{name: protocol.CmdRestartAppServer, expires: time.Now().Add(400 * 24 * time.Hour)}, "days ahead"},
+		"unknown":             {order{name: "CMD-Bogus"}, "Unknown command"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			r := w.start()
+			w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+			must(t, r.stop())
+			w.hook("restartappserver/pre/10count", `echo x >> "`+string(w.root)+`/count"`)
+			sent := w.command(c.order)
+			body, err := sent.Encode()
+			must(t, err)
+			j, err := journal.Open(w.root.Journal(), journal.Options{InstanceID: instance, Log: slog.New(slog.DiscardHandler), Now: time.Now, OnEvent: func(protocol.Event) {}})
+			must(t, err)
+			must(t, j.Append(journal.Record{Type: journal.Accepted, Command: sent.Identity(), Payload: body, Time: time.Now()}))
+			must(t, j.Close())
+			w.start()
+			got := w.one()
+			text := got.Message
+			if got.Data != "" {
+				text = got.entry().Msg
+			}
+			if got.InvocationID != sent.InvocationID || !strings.Contains(text, c.says) {
+				t.Errorf("answered %+v", got)
+			}
+			if _, err := os.Stat(w.root.Join("count")); !errors.Is(err, fs.ErrNotExist) {
+				t.Error("it ran")
+			}
+		})
+	}
+}
+
+// Trees are named by the beginning of an InvocationID: an order that would take the place of the tree that serves is refused, and nothing is lost.
+func TestDeploy_NeverTakesTheTreeThatServes(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	v1 := w.version("v1", nil, nil)
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: v1, invocation: "deploy-of-monday"})
+	tree, err := filepath.EvalSymlinks(w.root.Current())
+	must(t, err)
+	w.send(order{name: protocol.CmdAppDeploy, manifest: v1, invocation: "deploy-of-tuesday"})
+	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "differs in its first 8 characters") {
+		t.Errorf("answered %+v", e)
+	}
+	if now, err := filepath.EvalSymlinks(w.root.Current()); err != nil || now != tree {
+		t.Errorf("%s, %v", now, err)
+	}
+	w.holds(v1)
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: v1, invocation: "again-of-tuesday"})
 }
 
 // What a crash left is itself taken back under kills: behind each record of the recovery the agent dies again, and the next one goes on.

@@ -22,8 +22,10 @@ type engineDisk struct {
 }
 
 func (p *Platform) engineDisk(ctx context.Context) (engineDisk, error) {
-	p.meeting.Lock()
-	defer p.meeting.Unlock()
+	if err := p.meet(ctx); err != nil {
+		return engineDisk{}, err
+	}
+	defer p.meeting.Release(1)
 	if p.engine.known {
 		return p.engine, nil
 	}

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -88,6 +89,28 @@ func TestCollectEngine_OnlyWhereItIsOursAlone(t *testing.T) {
 				t.Errorf("asked for\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
 			}
 		})
+	}
+}
+
+// Who waits for an Engine that another asks already heeds its own time.
+func TestConnect_HeedsItsContextWhileAnotherWaits(t *testing.T) {
+	p, err := New(Options{Root: layout.Root(t.TempDir()), Valve: noValve{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.meet(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer p.meeting.Release(1)
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(enough)
+	if err := p.connect(ctx); !errors.Is(err, enough) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := p.engineDisk(ctx); !errors.Is(err, enough) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/docker/docker/client"
+	"golang.org/x/sync/semaphore"
 
 	"hostmanager/hooks"
 	"hostmanager/internal/layout"
@@ -102,7 +103,8 @@ type Platform struct {
 	wholeEngine bool
 	buildCache  int64
 
-	meeting sync.Mutex
+	// meeting is held over questions to the Engine, which may hang, so who waits for it heeds its context.
+	meeting *semaphore.Weighted
 	met     bool // the API version is agreed
 	engine  engineDisk
 
@@ -140,7 +142,7 @@ func New(o Options) (*Platform, error) {
 	p := &Platform{
 		keep: max(o.Keep, DefaultKeep), wholeEngine: o.WholeEngine, buildCache: o.BuildCache,
 		root: o.Root, names: newNames(o.Namespace), cli: cli, valve: o.Valve, log: o.Log, hide: o.Redact, pool: pool.Masked(),
-		fault: func(string) error { return nil }, hurry: make(chan struct{}),
+		fault: func(string) error { return nil }, hurry: make(chan struct{}), meeting: semaphore.NewWeighted(1),
 	}
 	if p.buildCache <= 0 {
 		p.buildCache = DefaultBuildCache
@@ -152,8 +154,10 @@ func New(o Options) (*Platform, error) {
 // connect agrees with the Engine on a version of the API, once. The client would do so by itself at its first request, but it reads the version
 // without a lock while another request negotiates it.
 func (p *Platform) connect(ctx context.Context) error {
-	p.meeting.Lock()
-	defer p.meeting.Unlock()
+	if err := p.meet(ctx); err != nil {
+		return err
+	}
+	defer p.meeting.Release(1)
 	if p.met {
 		return nil
 	}
@@ -163,6 +167,14 @@ func (p *Platform) connect(ctx context.Context) error {
 	}
 	p.cli.NegotiateAPIVersionPing(ping)
 	p.met = true
+	return nil
+}
+
+// meet waits until nobody else asks the Engine what is asked once.
+func (p *Platform) meet(ctx context.Context) error {
+	if err := p.meeting.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("ask the Docker Engine, which does not answer: %w", context.Cause(ctx))
+	}
 	return nil
 }
 
