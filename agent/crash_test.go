@@ -134,21 +134,7 @@ func (w *world) holds(v protocol.Current) {
 
 // A hook's children outlive an agent that is killed. The next agent ends them before it undoes anything, and nothing else.
 func TestKilled_EndsWhatHooksLeftRunning(t *testing.T) {
-	w := newWorld(t)
-	pid := filepath.Join(t.TempDir(), "pid")
-	w.hook("appdeploy/pre/05child", "setsid sh -c 'echo $$ > "+pid+".new; mv "+pid+".new "+pid+"; exec sleep 300' & wait")
-	other := exec.Command("sleep", "300")
-	must(t, other.Start())
-	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
-	v := w.victim()
-	w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
-	eventually(t, "the hook's child runs", func() bool { _, err := os.Stat(pid); return err == nil })
-	child, err := strconv.Atoi(strings.TrimSpace(w.read(pid)))
-	must(t, err)
-	v.kill()
-	if !alive(child) {
-		t.Fatal("the child did not outlive the agent; the test shows nothing")
-	}
+	w, child := orphaned(t)
 	must(t, os.Remove(w.root.HookDir("appdeploy/pre/05child")))
 	r := w.start()
 	if e := w.one().entry(); e.Status != protocol.Failure || !strings.Contains(e.Msg, "interrupted") {
@@ -158,7 +144,44 @@ func TestKilled_EndsWhatHooksLeftRunning(t *testing.T) {
 	if alive(child) {
 		t.Error("the child still runs")
 	}
-	must(t, other.Process.Signal(syscall.Signal(0)))
+}
+
+// Who takes an instance apart whose agent was killed leaves no process of a hook behind.
+func TestPurge_EndsWhatHooksOfAKilledAgentLeftRunning(t *testing.T) {
+	w, child := orphaned(t)
+	c := testConfig()
+	c.DockerNamespace = fmt.Sprintf("purge-test-%d", os.Getpid())
+	must(t, agent.Purge(t.Context(), w.root, c))
+	if alive(child) {
+		t.Error("the child still runs")
+	}
+}
+
+// orphaned is a world whose agent was killed in a hook, and the hook's child, which lives on. Another process is held to live until the test's end.
+func orphaned(t *testing.T) (w *world, child int) {
+	t.Helper()
+	w = newWorld(t)
+	pid := filepath.Join(t.TempDir(), "pid")
+	w.hook("appdeploy/pre/05child", "setsid sh -c 'echo $$ > "+pid+".new; mv "+pid+".new "+pid+"; exec sleep 300' & wait")
+	other := exec.Command("sleep", "300")
+	must(t, other.Start())
+	t.Cleanup(func() {
+		if err := other.Process.Signal(syscall.Signal(0)); err != nil {
+			t.Errorf("a stranger was ended: %v", err)
+		}
+		_ = other.Process.Kill()
+		_ = other.Wait()
+	})
+	v := w.victim()
+	w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil)})
+	eventually(t, "the hook's child runs", func() bool { _, err := os.Stat(pid); return err == nil })
+	child, err := strconv.Atoi(strings.TrimSpace(w.read(pid)))
+	must(t, err)
+	v.kill()
+	if !alive(child) {
+		t.Fatal("the child did not outlive the agent; the test shows nothing")
+	}
+	return w, child
 }
 
 // alive tells whether the process runs; one that ended and waits to be reaped has no environment any more.

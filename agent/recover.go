@@ -11,6 +11,7 @@ import (
 	"hostmanager/commandproc"
 	"hostmanager/hooks"
 	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/layout"
 	"hostmanager/internal/proc"
 	"hostmanager/journal"
 	"hostmanager/platform/bundle"
@@ -91,17 +92,26 @@ func (a *Agent) sweep() error {
 
 // jobOfJournal reads an accepted command back. One whose data cannot be decoded was to be refused and gets its refusal now.
 func (a *Agent) jobOfJournal(c journal.Command) (commandproc.Job, bool) {
+	j, err := jobOf(c)
+	switch {
+	case err == nil:
+		return j, true
+	case j.Identity == "":
+		a.log.Error("accepted command is unreadable", slog.String("identity", c.Identity), slog.Any("error", err))
+	default:
+		a.concludeOrLog(c.Identity, j.Command, answer{message: err.Error()})
+	}
+	return commandproc.Job{}, false
+}
+
+// jobOf reads an accepted command; without a request where only its data cannot be read, without anything where all of it cannot.
+func jobOf(c journal.Command) (commandproc.Job, error) {
 	command, err := protocol.DecodeCommand(c.Message)
 	if err != nil {
-		a.log.Error("accepted command is unreadable", slog.String("identity", c.Identity), slog.Any("error", err))
-		return commandproc.Job{}, false
+		return commandproc.Job{}, err
 	}
 	request, err := protocol.DecodeRequest(command.Data)
-	if err != nil {
-		a.concludeOrLog(c.Identity, command, answer{message: err.Error()})
-		return commandproc.Job{}, false
-	}
-	return commandproc.Job{Identity: c.Identity, Command: command, Request: request}, true
+	return commandproc.Job{Identity: c.Identity, Command: command, Request: request}, err
 }
 
 // refuseAgain gives a command its refusal if the agent stopped between accepting and refusing it. Expiry is judged once, at acceptance: a
@@ -130,7 +140,7 @@ func (a *Agent) resume(ctx context.Context, j commandproc.Job, c journal.Command
 		return
 	}
 	a.awaitPlatform(ctx)
-	a.endLeftovers(ctx, j, c.Steps)
+	_ = endLeftovers(ctx, a.Root, a.log, j, c.Steps) // logged; the command goes on
 	j.Pause = a.leave
 	if fromBoot(j.Command) {
 		a.ownJob(&j)
@@ -170,16 +180,19 @@ const leftoverGrace = 2 * time.Second
 
 // endLeftovers ends what the hooks left running that were under way when the agent stopped: the kernel ended the agent's child, not its children.
 // What a hook that was done left, it left on purpose.
-func (a *Agent) endLeftovers(ctx context.Context, j commandproc.Job, steps []journal.Step) {
+func endLeftovers(ctx context.Context, root layout.Root, log *slog.Logger, j commandproc.Job, steps []journal.Step) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*leftoverGrace)
 	defer cancel()
+	var errs []error
 	of := hooks.Deployment{CommandName: j.Request.CommandName, InvocationID: j.Command.InvocationID}
 	for _, step := range commandproc.Open(steps) {
-		n, err := proc.EndMarked(ctx, hooks.StepMark(a.Root, of, step), leftoverGrace)
+		n, err := proc.EndMarked(ctx, hooks.StepMark(root, of, step), leftoverGrace)
 		if n > 0 || err != nil {
-			a.log.Warn("processes of an interrupted hook ended", slog.String("identity", j.Identity), slog.String("hook", step), slog.Int("processes", n), slog.Any("error", err))
+			log.Warn("processes of an interrupted hook ended", slog.String("identity", j.Identity), slog.String("hook", step), slog.Int("processes", n), slog.Any("error", err))
 		}
+		errs = append(errs, err)
 	}
+	return errors.Join(errs...)
 }
 
 // marshalIndent is for files people read.
