@@ -280,8 +280,11 @@ func tooLate(all []AfterAbort) bool {
 	return len(all) > 0 && !slices.ContainsFunc(all, func(i AfterAbort) bool { return !i.Answered || !i.New })
 }
 
-// endTooLate ends a deployment that all instances had already.
+// endTooLate ends a deployment that all instances had already. Its record was read back, and what it names becomes the signed desired state.
 func (f *Fleet) endTooLate(ctx context.Context, o *operation) error {
+	if err := o.checkManifest(ctx); err != nil {
+		return fmt.Errorf("too late to abort, and the desired state was not moved: %w", err)
+	}
 	o.d.Abort = nil
 	if err := o.succeed(ctx); err != nil {
 		return err

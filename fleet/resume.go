@@ -23,7 +23,10 @@ func (f *Fleet) Resume(ctx context.Context) (Report, error) {
 		if o.d.Abort != nil {
 			return fmt.Errorf("%w: deployment %d (%s) is being aborted by %s; `hmctl abort` carries that on", ErrNothingToResume, o.d.ID, o.d.VersionLabel, o.d.Abort)
 		}
-		if err := errors.Join(o.checkManifest(ctx), o.endUndone(ctx)); err != nil {
+		if err := o.checkManifest(ctx); err != nil {
+			return err
+		}
+		if err := o.endUndone(ctx); err != nil {
 			return err
 		}
 		f.say(protocol.Info, "Resuming deployment %d (%s), begun by %s at %s.", o.d.ID, o.d.VersionLabel, o.d.Holder, o.d.StartedAt.Format(time.RFC3339))
