@@ -56,7 +56,7 @@ type AfterAbort struct {
 	Serial       int64  `json:"serial,omitempty"` // what it runs; of one that did not answer, what it ran when it was last seen
 	VersionLabel string `json:"version_label,omitempty"`
 	Msg          string `json:"msg,omitempty"`
-	New          bool   `json:"new,omitempty"` // it runs what was to be aborted
+	New          bool   `json:"new,omitempty"` // it runs what was to be aborted; one that did not answer had it for good when it was last seen
 }
 
 // victim is the operation that is to be aborted.
@@ -354,11 +354,27 @@ func (f *Fleet) after(ctx context.Context, v victim, o *operation) ([]AfterAbort
 		id := targetID(t)
 		out, ok := o.d.Stages[0].Outcomes[id]
 		a := AfterAbort{InstanceID: id, Answered: ok && out.Status == protocol.Success, Serial: out.Serial, VersionLabel: out.VersionLabel, Msg: out.Msg}
-		if n := slices.IndexFunc(registered, func(i environment.Instance) bool { return i.InstanceID == id }); !a.Answered && n >= 0 {
-			a.Serial, a.VersionLabel = registered[n].Serial, registered[n].VersionLabel
+		a.New = a.Answered && v.recorded && a.Serial == v.d.Serial
+		if !a.Answered {
+			v.lastSeen(&a, registered)
 		}
-		a.New = v.recorded && a.Serial == v.d.Serial
 		all = append(all, a)
 	}
 	return all, nil
+}
+
+// lastSeen fills in what an instance ran that did not answer. One that had answered the last stage well ended the command: an abort that reaches it later
+// finds nothing to undo, whether its registration told of the new version yet or not.
+func (v victim) lastSeen(a *AfterAbort, registered []environment.Instance) {
+	rests := false
+	if n := slices.IndexFunc(registered, func(i environment.Instance) bool { return i.InstanceID == a.InstanceID }); n >= 0 {
+		a.Serial, a.VersionLabel, rests = registered[n].Serial, registered[n].VersionLabel, registered[n].AtRest()
+	}
+	if !v.recorded {
+		return
+	}
+	if n := len(v.d.Stages); n > 0 && a.Serial <= v.d.Serial && v.d.Stages[n-1].Outcomes[a.InstanceID].Status == protocol.Success {
+		a.Serial, a.VersionLabel, rests = v.d.Serial, v.d.VersionLabel, true
+	}
+	a.New = rests && a.Serial == v.d.Serial
 }

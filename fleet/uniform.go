@@ -28,21 +28,33 @@ func (f *Fleet) makeUniform(ctx context.Context, aborted *operation, report *Abo
 		f.sayUniform(ctx, back)
 		return nil
 	}
+	f.sayAway(ctx, report)
+	if err == nil {
+		return fmt.Errorf("%w: no answer from %s", ErrNotUniform, listed(away))
+	}
+	return fmt.Errorf("%w: %w", ErrNotUniform, err)
+}
+
+// sayAway tells of each instance that did not answer what it may run, and what to do about it.
+func (f *Fleet) sayAway(ctx context.Context, report *AbortReport) {
+	desired := "a version"
+	if _, m, err := f.Record.CurrentManifest(ctx); err == nil {
+		desired = "version " + m.VersionLabel
+	}
 	for _, i := range report.Instances {
 		switch {
 		case i.Answered:
 		case i.Msg != "":
 			f.say(protocol.Warn, "It is not known what %s runs (%s); when it was last seen that was %s. Look at it, then deploy to it what it should run, with --instances %s.",
 				i.InstanceID, strings.TrimRight(i.Msg, ". \n"), version(i), i.InstanceID)
+		case i.New:
+			f.say(protocol.Warn, "No answer from %s, which has %s already: the abort changes nothing there. Once its agent answers again, deploy %s to it with --instances %s.",
+				i.InstanceID, version(i), desired, i.InstanceID)
 		default:
 			f.say(protocol.Warn, "No answer from %s, which was last seen with %s: the abort waits in its queue for %s, and takes effect when its agent is back; "+
 				"`hmctl status` shows what it runs then.", i.InstanceID, version(i), abortValidity)
 		}
 	}
-	if err == nil {
-		return fmt.Errorf("%w: no answer from %s", ErrNotUniform, listed(away))
-	}
-	return fmt.Errorf("%w: %w", ErrNotUniform, err)
 }
 
 // sayOdd names the instances that run neither the aborted nor the desired version: they did not before either. One that was put back after an earlier
