@@ -91,15 +91,20 @@ func (f *Fleet) Abort(ctx context.Context, q AbortRequest) (AbortReport, error) 
 		}
 		return f.abort(ctx, q, v, &report)
 	})
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !report.over() {
 		next := "hmctl abort"
-		if report.Aborted && v.recorded {
+		if report.Aborted {
 			next = "hmctl deploy --resume"
 		}
 		f.say(protocol.Warn, "Stopped in the middle of the abort: `%s` carries it on.", next)
 		err = fmt.Errorf("abort: %w", ErrInterrupted)
 	}
 	return report, err
+}
+
+// over tells whether nothing of the abort is left to be carried on.
+func (r AbortReport) over() bool {
+	return r.Aborted && (r.Rollback == nil || r.Rollback.State.Terminal())
 }
 
 func (v victim) String() string {
@@ -153,7 +158,7 @@ func (f *Fleet) findVictim(ctx context.Context) (victim, error) {
 	if d.Restores > 0 {
 		return victim{}, fmt.Errorf("%w: deployment %d puts instances back after an abort; if nobody drives it any more, `hmctl deploy --resume` carries it on", ErrNothingToAbort, d.ID)
 	}
-	kind, ok := recordedKind(d.Command)
+	kind, ok := recordedKind(d)
 	if !ok {
 		return victim{}, fmt.Errorf("%w: deployment %d is of a kind this hmctl does not know", environment.ErrCorrupt, d.ID)
 	}
@@ -269,6 +274,10 @@ func (o *operation) endUndone(ctx context.Context) error {
 		return nil
 	}
 	d, etag, err := o.Record.Deployment(ctx, o.d.Undoes)
+	if errors.Is(err, environment.ErrNotFound) || errors.Is(err, environment.ErrCorrupt) { // it would be in the way for ever
+		o.line(protocol.Warn, KindNotice, "", "The end of deployment %d, which was aborted, could not be written down: %v.", o.d.Undoes, err)
+		return nil
+	}
 	if err != nil || d.State.Terminal() || d.Abort == nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -64,5 +65,124 @@ func TestAbort_TellsWhetherItTakesEffect(t *testing.T) {
 				out.mustNotHave(t, effect)
 			}
 		})
+	}
+}
+
+const (
+	textMixed    = "During an aborted deployment, some instances may have deployed the new application version."
+	textDeployed = "New application version was deployed to running EC2 instances."
+)
+
+// putBack leaves a way back as the third deployment, which an abort of the second one prepared.
+func putBack(t *testing.T, w *world, f *fleet.Fleet, fn func(d *environment.Deployment)) {
+	t.Helper()
+	begun(t, w, f, "v2")
+	begun(t, w, f, "v1")
+	w.change(2, func(d *environment.Deployment) {
+		d.State, d.Abort = environment.Running, &environment.Abort{By: "bert"}
+	})
+	w.change(3, func(d *environment.Deployment) {
+		d.Restores, d.Undoes = 1, 2
+		fn(d)
+	})
+}
+
+// TestResume_OfAWayBackTellsThatItIsOne.
+func TestResume_OfAWayBackTellsThatItIsOne(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		third  reply
+		failed string // "": it does not
+		says   []string
+		not    []string
+	}{
+		{"well", dockerLike("aaaaaaaaaaaa"), "", []string{"INFO: [i-a] went back to version v1."}, []string{textDeployed, textMixed}},
+		{"failed", always("no"), "go back to version v1: failed on i-a", []string{textMixed}, []string{textDeployed, "went back"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.instance("i-a", third(c.third))
+			f := deployed(t, w)
+			putBack(t, w, f, func(*environment.Deployment) {})
+			f, out := w.fleet()
+			_, err := f.Resume(t.Context())
+			if c.failed == "" && err != nil || c.failed != "" && (!errors.Is(err, fleet.ErrFailed) || err.Error() != c.failed) {
+				t.Errorf("got %v", err)
+			}
+			out.mustHave(t, append(c.says, "INFO: [i-a] go back to version v1 after an abort.", "Deployment 2 (v2) was aborted by bert.")...)
+			out.mustNotHave(t, append(c.not, "Only the chosen instances")...)
+		})
+	}
+}
+
+// third answers the third deployment as r does and those before well.
+func third(r reply) reply {
+	return func(i *instance, c protocol.Command, q protocol.Request) []string {
+		if i.deploymentOf(q) == 3 {
+			return r(i, c, q)
+		}
+		return dockerLike("aaaaaaaaaaaa")(i, c, q)
+	}
+}
+
+func always(msg string) reply {
+	return func(i *instance, c protocol.Command, q protocol.Request) []string {
+		return []string{i.result(c, q, failure(msg))}
+	}
+}
+
+// TestDeploy_GivesUpAWayBack that nobody carried on: the instances are left with two versions, and what it was to undo ends with it.
+func TestDeploy_GivesUpAWayBack(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		undoes int64
+		says   string
+		state  environment.State
+	}{
+		{"of an aborted deployment", 2, "Deployment 2 (v2) was aborted by bert.", environment.Aborted},
+		{"of one that is gone", 99, "The end of deployment 99, which was aborted, could not be written down: ", environment.Running},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.instance("i-a", dockerLike("aaaaaaaaaaaa"))
+			f := deployed(t, w)
+			putBack(t, w, f, func(d *environment.Deployment) { d.Undoes, d.Stages[0].SentAt = c.undoes, time.Time{} })
+			f, out := w.fleet()
+			begun(t, w, f, "v3")
+			out.mustHave(t, "Deployment 3 (v1) of anna@test was not finished and is given up", textMixed, c.says)
+			if w.deployment(2).State != c.state || w.deployment(3).State != environment.Aborted {
+				t.Errorf("deployment 2 is %s, 3 is %s", w.deployment(2).State, w.deployment(3).State)
+			}
+		})
+	}
+}
+
+// TestAbort_AdvisesToResumeWhatCanBeResumed only: a way back that failed has ended.
+func TestAbort_AdvisesToResumeWhatCanBeResumed(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		w := newWorld(t)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		w.instance("i-a", serving(2, third(func(i *instance, c protocol.Command, q protocol.Request) []string {
+			if stopped {
+				stop()
+				return nil
+			}
+			return always("no")(i, c, q)
+		})))
+		w.instance("i-b", serving(1, dockerLike("bbbbbbbbbbbb")))
+		f := deployed(t, w)
+		begun(t, w, f, "v2")
+		f, out := w.fleet()
+		if _, err := f.Abort(ctx, fleet.AbortRequest{}); errors.Is(err, fleet.ErrInterrupted) != stopped || errors.Is(err, fleet.ErrFailed) == stopped {
+			t.Errorf("stopped: %v; got %v", stopped, err)
+		}
+		out.mustHave(t, "[i-a] could not all be put back to version v1: ", "deploy version v1 to them with --instances i-a.")
+		if got := out.has("--resume"); got != stopped {
+			t.Errorf("stopped: %v; advises to resume: %v", stopped, got)
+		}
+		if d := w.lastDeployment(); d.Restores != 1 || d.State.Terminal() == stopped {
+			t.Errorf("stopped: %v; the way back is %s", stopped, d.State)
+		}
 	}
 }

@@ -268,9 +268,9 @@ func (o *operation) end(ctx context.Context, e *FailedError) error {
 	return e
 }
 
-// sayState tells what the instances are left with.
+// sayState tells what the instances are left with. Before they are brought back to what the others run they have something else.
 func (o *operation) sayState(mixed bool) {
-	switch {
+	switch mixed = mixed || o.kind.back; {
 	case mixed && o.kind.mixed != "":
 		o.line(protocol.Error, KindFailure, "", "%s", o.kind.mixed)
 	case !mixed && o.kind.reverted != "":

@@ -51,7 +51,7 @@ func (f *Fleet) unfinished(ctx context.Context) (*operation, error) {
 		f.removeResultQueue(ctx, d.ResultQueue)
 		return nil, fmt.Errorf("%w: deployment %d (%s) has ended: %s", ErrNothingToResume, d.ID, d.VersionLabel, d.State)
 	}
-	kind, ok := recordedKind(d.Command)
+	kind, ok := recordedKind(d)
 	if !ok || d.State != environment.Running || len(d.Stages) == 0 || len(d.Targets) == 0 || d.Timeout <= 0 {
 		return nil, fmt.Errorf("%w: deployment %d is of a kind this hmctl does not know", environment.ErrCorrupt, d.ID)
 	}
@@ -74,15 +74,18 @@ func (f *Fleet) giveUpUnfinished(ctx context.Context) error {
 	return nil
 }
 
-// giveUp ends the deployment as aborted.
+// giveUp ends the deployment as aborted, and before that the one it undoes: once this one has ended nobody comes to that any more.
 func (o *operation) giveUp(ctx context.Context, why string) error {
+	if err := o.endUndone(ctx); err != nil {
+		return err
+	}
 	o.d.State, o.d.Failure = environment.Aborted, why
 	if err := o.save(ctx); err != nil {
 		return err
 	}
 	o.judged(ctx)
 	o.line(protocol.Warn, KindNotice, "", "Deployment %d (%s) of %s was not finished and is given up: %s.", o.d.ID, o.d.VersionLabel, o.d.Holder, why)
-	if last := o.d.Stages[len(o.d.Stages)-1]; !last.SentAt.IsZero() && o.kind.mixed != "" {
+	if last := o.d.Stages[len(o.d.Stages)-1]; (o.kind.back || !last.SentAt.IsZero()) && o.kind.mixed != "" {
 		o.line(protocol.Warn, KindFailure, "", "%s", o.kind.mixed)
 	}
 	return nil

@@ -155,8 +155,12 @@ func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortRe
 	done, err := o.execute(ctx)
 	report.Rollback = &done
 	if err != nil {
-		f.say(protocol.Error, "[%s] could not all be put back to version %s: `hmctl status` shows what they run. Once they are well again: `hmctl deploy --resume`, or deploy version %s to them with --instances %s.",
-			listed(ids), m.VersionLabel, m.VersionLabel, strings.Join(ids, ","))
+		resume := ""
+		if !done.State.Terminal() {
+			resume = "`hmctl deploy --resume`, or "
+		}
+		f.say(protocol.Error, "[%s] could not all be put back to version %s: `hmctl status` shows what they run. Once they are well again: %sdeploy version %s to them with --instances %s.",
+			listed(ids), m.VersionLabel, resume, m.VersionLabel, strings.Join(ids, ","))
 		return nil, fmt.Errorf("put %s back: %w", listed(ids), err)
 	}
 	return ids, nil
