@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"hostmanager/environment"
@@ -185,7 +186,7 @@ func (f *Fleet) nothingBegun(ctx context.Context, lock environment.LockInfo) err
 		ErrNothingToAbort, f.Record.EnvironmentID(), lock.Holder, lock.Reason)
 }
 
-// unrecordedVictim is an operation of which only the lock tells: it went to some of the registered instances.
+// unrecordedVictim is an operation of which only the lock tells: it went to some of the registered instances, and to those that the lock names.
 func (f *Fleet) unrecordedVictim(ctx context.Context, lock environment.LockInfo) (victim, error) {
 	instances, _, err := f.Record.Instances(ctx)
 	if err != nil {
@@ -193,8 +194,9 @@ func (f *Fleet) unrecordedVictim(ctx context.Context, lock environment.LockInfo)
 	}
 	v := victim{lock: lock, d: environment.Deployment{RequestID: lock.Operation.RequestID, Command: lock.Operation.Command, Holder: lock.Holder}}
 	v.d.ResultQueue = protocol.ResultQueue(f.Record.EnvironmentID(), v.d.RequestID)
+	v.d.Targets = slices.Clone(lock.Operation.Others)
 	for _, i := range instances {
-		if !i.Silent(now()) {
+		if !i.Silent(now()) && !slices.ContainsFunc(v.d.Targets, func(t environment.Target) bool { return targetID(t) == i.InstanceID }) {
 			v.d.Targets = append(v.d.Targets, environment.Target{InstanceID: i.InstanceID, Queue: i.Queue})
 		}
 	}
@@ -247,7 +249,7 @@ func (f *Fleet) abort(ctx context.Context, q AbortRequest, v victim, report *Abo
 	}
 	if !v.recorded {
 		f.removeResultQueue(ctx, v.d.ResultQueue)
-		return f.endUnrecorded(v, report)
+		return f.endUnrecorded(ctx, v, report)
 	}
 	o := &operation{Fleet: f, kind: v.kind, d: v.d, etag: v.etag}
 	if tooLate(report.Instances) {
@@ -302,16 +304,45 @@ func (f *Fleet) endTooLate(ctx context.Context, o *operation) error {
 	return fmt.Errorf("%w: all instances had deployment %d (%s), which is the desired state now; deploy the version before to go back to it", ErrTooLate, o.d.ID, o.d.VersionLabel)
 }
 
-// endUnrecorded says what became of an operation that brings no version.
-func (f *Fleet) endUnrecorded(v victim, report *AbortReport) error {
-	away := unanswered(report.Instances)
-	report.Uniform = len(away) == 0
+// endUnrecorded says what became of an operation that keeps no record. A raw command may have brought a version to some instances all the same.
+func (f *Fleet) endUnrecorded(ctx context.Context, v victim, report *AbortReport) error {
+	away, differ := unanswered(report.Instances), f.sayDiffering(ctx, report)
+	report.Uniform = len(away) == 0 && !differ
 	report.Aborted = true
 	f.say(protocol.Warn, "%s was aborted by %s. It is carried out where an instance said that it had ended.", v.d.Command, report.Abort)
-	if len(away) > 0 {
+	switch {
+	case len(away) > 0:
 		return fmt.Errorf("%w: no answer from %s; the abort waits in their queues for %s", ErrNotUniform, listed(away), abortValidity)
+	case differ:
+		return ErrNotUniform
 	}
 	return nil
+}
+
+// sayDiffering tells whether the instances that answered run different versions, and which. The desired version counts as one under all its serials.
+func (f *Fleet) sayDiffering(ctx context.Context, report *AbortReport) bool {
+	current, m, err := f.Record.CurrentManifest(ctx)
+	var same []int64
+	if err == nil {
+		same, _ = f.sameContent(ctx, current, m) // what cannot be read makes no difference go away
+	}
+	serials := map[int64]bool{}
+	var all []string
+	for _, i := range report.Instances {
+		if !i.Answered {
+			continue
+		}
+		all = append(all, i.InstanceID+": "+version(i))
+		if slices.Contains(same, i.Serial) {
+			i.Serial = current.Serial
+		}
+		serials[i.Serial] = true
+	}
+	if len(serials) < 2 {
+		return false
+	}
+	f.say(protocol.Warn, "The instances run different versions: %s. Deploy one to all of them with `hmctl deploy`.", strings.Join(all, "; "))
+	return true
 }
 
 func unanswered(all []AfterAbort) []string {

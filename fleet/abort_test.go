@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -185,4 +186,102 @@ func TestAbort_AdvisesToResumeWhatCanBeResumed(t *testing.T) {
 			t.Errorf("stopped: %v; the way back is %s", stopped, d.State)
 		}
 	}
+}
+
+// held is the lock of somebody who is at work on something that keeps no record.
+func (w *world) held(op environment.Operation) {
+	w.t.Helper()
+	h, err := w.record.Lock(w.t.Context(), environment.LockRequest{Holder: "bert", Reason: "send"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = h.Unlock(context.Background()) })
+	if err := h.SetOperation(op); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestAbort_OfWhatKeepsNoRecord is good only where all run the same then.
+func TestAbort_OfWhatKeepsNoRecord(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		a, b     int64
+		restores int64 // of the second deployment, which is the desired state then
+		want     string
+	}{
+		{"all the same", 1, 1, 0, ""},
+		{"one has it", 2, 1, 0, "WARN: The instances run different versions: i-a: version v2 (serial 2); i-b: version v1 (serial 1). Deploy one to all of them with `hmctl deploy`."},
+		{"one has nothing", 1, 0, 0, "i-b: no version"},
+		{"one was put back", 2, 1, 1, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.instance("i-a", serving(c.a, dockerLike("aaaaaaaaaaaa")))
+			w.instance("i-b", serving(c.b, dockerLike("bbbbbbbbbbbb")))
+			f := deployed(t, w)
+			if c.restores > 0 {
+				f = deployed(t, w)
+				w.change(2, func(d *environment.Deployment) { d.Restores = c.restores })
+			}
+			w.held(environment.Operation{RequestID: "r-1", Command: protocol.CmdAppDeploy})
+			report, err := f.Abort(t.Context(), fleet.AbortRequest{})
+			if good := c.want == ""; errors.Is(err, fleet.ErrNotUniform) == good || report.Uniform != good || !report.Aborted {
+				t.Errorf("%+v, %v", report, err)
+			}
+			f.Printer.(*lines).mustHave(t, c.want)
+		})
+	}
+}
+
+// TestAbort_ReachesSilentInstances that were named: the lock tells of them, where nothing else does.
+func TestAbort_ReachesSilentInstances(t *testing.T) {
+	w := newWorld(t)
+	var told atomic.Pointer[environment.Operation]
+	w.instance("i-a", func(i *instance, c protocol.Command, q protocol.Request) []string {
+		if q.CommandName == "CMD-X" {
+			l, err := w.record.LockState(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			told.Store(l.Operation)
+		}
+		return serving(1, dockerLike("aaaaaaaaaaaa"))(i, c, q)
+	})
+	f := deployed(t, w)
+	url, err := w.queues.Create(t.Context(), protocol.CommandQueue(testEnv, "i-silent"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := environment.Instance{InstanceID: "i-silent", Queue: url, Serial: 1, VersionLabel: "v1", Seen: time.Now().Add(-time.Hour)}
+	if _, err := w.put(protocol.InstanceKey(testEnv, silent.InstanceID), encode(t, silent)); err != nil {
+		t.Fatal(err)
+	}
+	f.PickupWindow = time.Millisecond
+	named := fleet.Selection{Instances: []string{"i-a", "i-silent"}}
+	if _, err := f.Send(t.Context(), fleet.SendRequest{Command: "CMD-X", Targets: named, Timeout: time.Second}); !errors.Is(err, fleet.ErrFailed) {
+		t.Fatal(err)
+	}
+	op := told.Load()
+	if op == nil || len(op.Others) != 1 || op.Others[0] != (environment.Target{InstanceID: "i-silent", Queue: url}) {
+		t.Fatalf("the lock says %+v", op)
+	}
+	w.held(*op)
+	report, err := f.Abort(t.Context(), fleet.AbortRequest{Timeout: time.Second})
+	if !errors.Is(err, fleet.ErrNotUniform) || !strings.Contains(err.Error(), "no answer from i-silent; the abort waits") || report.Uniform || len(report.Instances) != 2 {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// TestAbort_AnInstanceWithNothingIsNotUniform beside others that run the desired version.
+func TestAbort_AnInstanceWithNothingIsNotUniform(t *testing.T) {
+	w := newWorld(t)
+	w.instance("i-a", serving(1, dockerLike("aaaaaaaaaaaa")))
+	f := deployed(t, w)
+	w.instance("i-b", serving(0, dockerLike("bbbbbbbbbbbb")))
+	begun(t, w, f, "v2")
+	report, err := f.Abort(t.Context(), fleet.AbortRequest{})
+	if !errors.Is(err, fleet.ErrNotUniform) || report.Uniform || !report.Aborted {
+		t.Errorf("%+v, %v", report, err)
+	}
+	f.Printer.(*lines).mustHave(t, "WARN: i-b runs no version and not the desired version v1 (serial 1)")
 }

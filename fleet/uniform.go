@@ -57,7 +57,7 @@ func (f *Fleet) sayAway(ctx context.Context, report *AbortReport) {
 	}
 }
 
-// sayOdd names the instances that run neither the aborted nor the desired version: they did not before either. One that was put back after an earlier
+// sayOdd names the instances that run neither the aborted nor the desired version, nothing among it: they did not before either. One that was put back after an earlier
 // abort, or was not when others were, has the desired version under another serial.
 func (f *Fleet) sayOdd(ctx context.Context, report *AbortReport) ([]string, error) {
 	current, m, err := f.Record.CurrentManifest(ctx)
@@ -73,7 +73,7 @@ func (f *Fleet) sayOdd(ctx context.Context, report *AbortReport) ([]string, erro
 	}
 	var odd []string
 	for _, i := range report.Instances {
-		if i.Answered && !i.New && i.Serial > 0 && !slices.Contains(same, i.Serial) {
+		if i.Answered && !i.New && !slices.Contains(same, i.Serial) {
 			odd = append(odd, i.InstanceID)
 			f.say(protocol.Warn, "%s runs %s and not the desired version %s (serial %d), which has nothing to do with the abort: deploy that to it with --instances %s.",
 				i.InstanceID, version(i), m.VersionLabel, current.Serial, i.InstanceID)
