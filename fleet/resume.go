@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"hostmanager/aws/queue"
@@ -25,6 +27,9 @@ func (f *Fleet) Resume(ctx context.Context) (Report, error) {
 		}
 		if err := o.checkManifest(ctx); err != nil {
 			return err
+		}
+		if !protocol.IsResultQueue(f.Record.EnvironmentID(), o.d.ResultQueue) { // what is no answer would be taken out of it
+			return fmt.Errorf("%w: the record of deployment %d names the queue %.80q for results; somebody changed it: deploy anew", environment.ErrCorrupt, o.d.ID, o.d.ResultQueue)
 		}
 		if err := o.endUndone(ctx); err != nil {
 			return err
@@ -91,8 +96,13 @@ func (o *operation) giveUp(ctx context.Context, why string) error {
 	return nil
 }
 
-// removeResultQueue removes a queue nobody will read any more. One that cannot be removed is swept later.
+// removeResultQueue removes a queue nobody will read any more. One that cannot be removed is swept later. The name may come from a record that somebody
+// changed, and what is none of ours stays.
 func (f *Fleet) removeResultQueue(ctx context.Context, name string) {
+	if !protocol.IsResultQueue(f.Record.EnvironmentID(), name) {
+		f.say(protocol.Warn, "The queue %.80q, which a record names for results, is no result queue of environment %s and is left as it is.", name, f.Record.EnvironmentID())
+		return
+	}
 	err := persist(ctx, func() error {
 		url, err := f.Queues.URL(ctx, name)
 		if err != nil {
@@ -114,6 +124,9 @@ func (o *operation) sweep(ctx context.Context) {
 	if err != nil {
 		return // the next operation tries again
 	}
+	urls = slices.DeleteFunc(urls, func(url string) bool {
+		return !protocol.IsResultQueue(o.Record.EnvironmentID(), url[strings.LastIndexByte(url, '/')+1:])
+	})
 	for _, url := range urls[:min(len(urls), maxSwept)] {
 		attrs, err := o.Queues.Attributes(ctx, url)
 		if err != nil {
