@@ -21,7 +21,7 @@ func (f *Fleet) makeUniform(ctx context.Context, aborted *operation, report *Abo
 	}
 	back, err := f.putBack(ctx, aborted, report)
 	if err == nil && len(away) == 0 && len(odd) > 0 {
-		return fmt.Errorf("%w: %s had another version before", ErrNotUniform, listed(odd))
+		return fmt.Errorf("%w: %s did not have the desired version before", ErrNotUniform, listed(odd))
 	}
 	if err == nil && len(away) == 0 {
 		report.Uniform = true
