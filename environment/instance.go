@@ -69,6 +69,10 @@ func (a Application) Trouble() string {
 // Silent tells whether the instance has not renewed its registration for too long.
 func (i Instance) Silent(now time.Time) bool { return now.Sub(i.Seen) > SilentAfter }
 
+// AtRest tells whether no command was under way when the instance was registered, so that nothing takes back what it ran then. What an agent says that
+// stops does not tell.
+func (i Instance) AtRest() bool { return i.State == "ready" || i.State == "degraded" }
+
 // Unreadable is an object among the registrations that is none.
 type Unreadable struct {
 	Key string

@@ -51,6 +51,8 @@ type Operation struct {
 	RequestID string `json:"request_id"`
 	Command   string `json:"command"`
 	Purpose   string `json:"purpose"`
+	// Others are instances it goes to which the registrations do not tell: silent ones and strangers, that were named. Of an operation that keeps no record.
+	Others []Target `json:"others,omitempty"`
 }
 
 // Held tells whether someone holds it, alive or not.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -283,7 +284,9 @@ func TestLock_TellsWhatItsHolderDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := environment.Operation{RequestID: "r-1", Command: "CMD-AppDeploy", Purpose: "deploy application"}
+	want := environment.Operation{
+		RequestID: "r-1", Command: "CMD-RestartAppServer", Purpose: "restart", Others: []environment.Target{{InstanceID: "i-silent", Queue: "http://q"}},
+	}
 	if err := h.SetOperation(want); err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +295,7 @@ func TestLock_TellsWhatItsHolderDoes(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	l, err := r.LockState(t.Context())
-	if err != nil || l.Operation == nil || *l.Operation != want {
+	if err != nil || l.Operation == nil || !reflect.DeepEqual(*l.Operation, want) {
 		t.Errorf("the lock is %+v, %v", l, err)
 	}
 	taken, err := r.Lock(t.Context(), environment.LockRequest{Holder: "bert", TakeFrom: l.ID})

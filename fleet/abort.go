@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"hostmanager/environment"
@@ -56,7 +57,7 @@ type AfterAbort struct {
 	Serial       int64  `json:"serial,omitempty"` // what it runs; of one that did not answer, what it ran when it was last seen
 	VersionLabel string `json:"version_label,omitempty"`
 	Msg          string `json:"msg,omitempty"`
-	New          bool   `json:"new,omitempty"` // it runs what was to be aborted
+	New          bool   `json:"new,omitempty"` // it runs what was to be aborted; one that did not answer had it for good when it was last seen
 }
 
 // victim is the operation that is to be aborted.
@@ -91,15 +92,20 @@ func (f *Fleet) Abort(ctx context.Context, q AbortRequest) (AbortReport, error) 
 		}
 		return f.abort(ctx, q, v, &report)
 	})
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !report.over() {
 		next := "hmctl abort"
-		if report.Aborted && v.recorded {
+		if report.Aborted {
 			next = "hmctl deploy --resume"
 		}
 		f.say(protocol.Warn, "Stopped in the middle of the abort: `%s` carries it on.", next)
 		err = fmt.Errorf("abort: %w", ErrInterrupted)
 	}
 	return report, err
+}
+
+// over tells whether nothing of the abort is left to be carried on.
+func (r AbortReport) over() bool {
+	return r.Aborted && (r.Rollback == nil || r.Rollback.State.Terminal())
 }
 
 func (v victim) String() string {
@@ -153,7 +159,7 @@ func (f *Fleet) findVictim(ctx context.Context) (victim, error) {
 	if d.Restores > 0 {
 		return victim{}, fmt.Errorf("%w: deployment %d puts instances back after an abort; if nobody drives it any more, `hmctl deploy --resume` carries it on", ErrNothingToAbort, d.ID)
 	}
-	kind, ok := recordedKind(d.Command)
+	kind, ok := recordedKind(d)
 	if !ok {
 		return victim{}, fmt.Errorf("%w: deployment %d is of a kind this hmctl does not know", environment.ErrCorrupt, d.ID)
 	}
@@ -180,7 +186,7 @@ func (f *Fleet) nothingBegun(ctx context.Context, lock environment.LockInfo) err
 		ErrNothingToAbort, f.Record.EnvironmentID(), lock.Holder, lock.Reason)
 }
 
-// unrecordedVictim is an operation of which only the lock tells: it went to some of the registered instances.
+// unrecordedVictim is an operation of which only the lock tells: it went to some of the registered instances, and to those that the lock names.
 func (f *Fleet) unrecordedVictim(ctx context.Context, lock environment.LockInfo) (victim, error) {
 	instances, _, err := f.Record.Instances(ctx)
 	if err != nil {
@@ -188,8 +194,9 @@ func (f *Fleet) unrecordedVictim(ctx context.Context, lock environment.LockInfo)
 	}
 	v := victim{lock: lock, d: environment.Deployment{RequestID: lock.Operation.RequestID, Command: lock.Operation.Command, Holder: lock.Holder}}
 	v.d.ResultQueue = protocol.ResultQueue(f.Record.EnvironmentID(), v.d.RequestID)
+	v.d.Targets = slices.Clone(lock.Operation.Others)
 	for _, i := range instances {
-		if !i.Silent(now()) {
+		if !i.Silent(now()) && !slices.ContainsFunc(v.d.Targets, func(t environment.Target) bool { return targetID(t) == i.InstanceID }) {
 			v.d.Targets = append(v.d.Targets, environment.Target{InstanceID: i.InstanceID, Queue: i.Queue})
 		}
 	}
@@ -242,7 +249,7 @@ func (f *Fleet) abort(ctx context.Context, q AbortRequest, v victim, report *Abo
 	}
 	if !v.recorded {
 		f.removeResultQueue(ctx, v.d.ResultQueue)
-		return f.endUnrecorded(v, report)
+		return f.endUnrecorded(ctx, v, report)
 	}
 	o := &operation{Fleet: f, kind: v.kind, d: v.d, etag: v.etag}
 	if tooLate(report.Instances) {
@@ -269,6 +276,10 @@ func (o *operation) endUndone(ctx context.Context) error {
 		return nil
 	}
 	d, etag, err := o.Record.Deployment(ctx, o.d.Undoes)
+	if errors.Is(err, environment.ErrNotFound) || errors.Is(err, environment.ErrCorrupt) { // it would be in the way for ever
+		o.line(protocol.Warn, KindNotice, "", "The end of deployment %d, which was aborted, could not be written down: %v.", o.d.Undoes, err)
+		return nil
+	}
 	if err != nil || d.State.Terminal() || d.Abort == nil {
 		return err
 	}
@@ -280,8 +291,11 @@ func tooLate(all []AfterAbort) bool {
 	return len(all) > 0 && !slices.ContainsFunc(all, func(i AfterAbort) bool { return !i.Answered || !i.New })
 }
 
-// endTooLate ends a deployment that all instances had already.
+// endTooLate ends a deployment that all instances had already. Its record was read back, and what it names becomes the signed desired state.
 func (f *Fleet) endTooLate(ctx context.Context, o *operation) error {
+	if err := o.checkManifest(ctx); err != nil {
+		return fmt.Errorf("too late to abort, and the desired state was not moved: %w", err)
+	}
 	o.d.Abort = nil
 	if err := o.succeed(ctx); err != nil {
 		return err
@@ -290,16 +304,45 @@ func (f *Fleet) endTooLate(ctx context.Context, o *operation) error {
 	return fmt.Errorf("%w: all instances had deployment %d (%s), which is the desired state now; deploy the version before to go back to it", ErrTooLate, o.d.ID, o.d.VersionLabel)
 }
 
-// endUnrecorded says what became of an operation that brings no version.
-func (f *Fleet) endUnrecorded(v victim, report *AbortReport) error {
-	away := unanswered(report.Instances)
-	report.Uniform = len(away) == 0
+// endUnrecorded says what became of an operation that keeps no record. A raw command may have brought a version to some instances all the same.
+func (f *Fleet) endUnrecorded(ctx context.Context, v victim, report *AbortReport) error {
+	away, differ := unanswered(report.Instances), f.sayDiffering(ctx, report)
+	report.Uniform = len(away) == 0 && !differ
 	report.Aborted = true
 	f.say(protocol.Warn, "%s was aborted by %s. It is carried out where an instance said that it had ended.", v.d.Command, report.Abort)
-	if len(away) > 0 {
+	switch {
+	case len(away) > 0:
 		return fmt.Errorf("%w: no answer from %s; the abort waits in their queues for %s", ErrNotUniform, listed(away), abortValidity)
+	case differ:
+		return ErrNotUniform
 	}
 	return nil
+}
+
+// sayDiffering tells whether the instances that answered run different versions, and which. The desired version counts as one under all its serials.
+func (f *Fleet) sayDiffering(ctx context.Context, report *AbortReport) bool {
+	current, m, err := f.Record.CurrentManifest(ctx)
+	var same []int64
+	if err == nil {
+		same, _ = f.sameContent(ctx, current, m) // what cannot be read makes no difference go away
+	}
+	serials := map[int64]bool{}
+	var all []string
+	for _, i := range report.Instances {
+		if !i.Answered {
+			continue
+		}
+		all = append(all, i.InstanceID+": "+version(i))
+		if slices.Contains(same, i.Serial) {
+			i.Serial = current.Serial
+		}
+		serials[i.Serial] = true
+	}
+	if len(serials) < 2 {
+		return false
+	}
+	f.say(protocol.Warn, "The instances run different versions: %s. Deploy one to all of them with `hmctl deploy`.", strings.Join(all, "; "))
+	return true
 }
 
 func unanswered(all []AfterAbort) []string {
@@ -351,11 +394,27 @@ func (f *Fleet) after(ctx context.Context, v victim, o *operation) ([]AfterAbort
 		id := targetID(t)
 		out, ok := o.d.Stages[0].Outcomes[id]
 		a := AfterAbort{InstanceID: id, Answered: ok && out.Status == protocol.Success, Serial: out.Serial, VersionLabel: out.VersionLabel, Msg: out.Msg}
-		if n := slices.IndexFunc(registered, func(i environment.Instance) bool { return i.InstanceID == id }); !a.Answered && n >= 0 {
-			a.Serial, a.VersionLabel = registered[n].Serial, registered[n].VersionLabel
+		a.New = a.Answered && v.recorded && a.Serial == v.d.Serial
+		if !a.Answered {
+			v.lastSeen(&a, registered)
 		}
-		a.New = v.recorded && a.Serial == v.d.Serial
 		all = append(all, a)
 	}
 	return all, nil
+}
+
+// lastSeen fills in what an instance ran that did not answer. One that had answered the last stage well ended the command: an abort that reaches it later
+// finds nothing to undo, whether its registration told of the new version yet or not.
+func (v victim) lastSeen(a *AfterAbort, registered []environment.Instance) {
+	rests := false
+	if n := slices.IndexFunc(registered, func(i environment.Instance) bool { return i.InstanceID == a.InstanceID }); n >= 0 {
+		a.Serial, a.VersionLabel, rests = registered[n].Serial, registered[n].VersionLabel, registered[n].AtRest()
+	}
+	if !v.recorded {
+		return
+	}
+	if n := len(v.d.Stages); n > 0 && a.Serial <= v.d.Serial && v.d.Stages[n-1].Outcomes[a.InstanceID].Status == protocol.Success {
+		a.Serial, a.VersionLabel, rests = v.d.Serial, v.d.VersionLabel, true
+	}
+	a.New = rests && a.Serial == v.d.Serial
 }

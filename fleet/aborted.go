@@ -38,12 +38,19 @@ func (f *Fleet) handover() time.Duration {
 	return min(maxHandover, ttl/12)
 }
 
+// maxOthers bounds what of an operation's targets stands in the lock, which is read with a bound.
+const maxOthers = 50
+
 // announce says in the lock what is about to be done on instances, so that others can end it.
 func (o *operation) announce() error {
 	if o.lock == nil {
 		return nil
 	}
-	return o.lock.SetOperation(environment.Operation{RequestID: o.d.RequestID, Command: o.d.Command, Purpose: o.kind.purpose})
+	op := environment.Operation{RequestID: o.d.RequestID, Command: o.d.Command, Purpose: o.kind.purpose}
+	if !o.kind.versions {
+		op.Others = o.others[:min(len(o.others), maxOthers)]
+	}
+	return o.lock.SetOperation(op)
 }
 
 // watchAbort looks after the record while the operation runs: once somebody marked it as aborted the context it returns ends. stop ends the watch and

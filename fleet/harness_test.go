@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -309,4 +310,46 @@ func (l *lines) mustNotHave(t *testing.T, texts ...string) {
 
 func (w *world) put(key, body string) (string, error) {
 	return w.objects.Put(w.t.Context(), testBucket, key, []byte(body), objects.Condition{})
+}
+
+// change rewrites the record of a deployment, as anybody can who may write to the bucket.
+func (w *world) change(id int64, fn func(d *environment.Deployment)) {
+	w.t.Helper()
+	d, etag, err := w.record.Deployment(w.t.Context(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	fn(&d)
+	if _, err := w.record.PutDeployment(w.t.Context(), &d, etag); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) deployment(id int64) environment.Deployment {
+	w.t.Helper()
+	d, _, err := w.record.Deployment(w.t.Context(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return d
+}
+
+// serving answers an abort with what serves then, and everything else as r does.
+func serving(serial int64, r reply) reply {
+	return func(i *instance, c protocol.Command, q protocol.Request) []string {
+		if q.CommandName != protocol.CmdAbort {
+			return r(i, c, q)
+		}
+		return []string{i.encode(c, q, protocol.ResponseEntry{Status: protocol.Success, Msg: "Done.", Serial: serial, VersionLabel: fmt.Sprintf("v%d", serial)})}
+	}
+}
+
+// begun sends a deployment and does not wait for it.
+func begun(t *testing.T, w *world, f *fleet.Fleet, label string) fleet.Report {
+	t.Helper()
+	report, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle(label), Label: label, NoWait: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
 }

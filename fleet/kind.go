@@ -1,6 +1,11 @@
 package fleet
 
-import "hostmanager/protocol"
+import (
+	"fmt"
+
+	"hostmanager/environment"
+	"hostmanager/protocol"
+)
 
 // operationKind is what tells one operation from another: the command and the sentences around it.
 type operationKind struct {
@@ -55,11 +60,27 @@ func abortKind() operationKind {
 }
 
 // recordedKind returns the kind of a deployment record.
-func recordedKind(command string) (operationKind, bool) {
+func recordedKind(d environment.Deployment) (operationKind, bool) {
 	for _, k := range []operationKind{deployKind(), configKind()} {
-		if k.command == command {
+		switch {
+		case k.command != d.Command:
+		case d.Restores > 0:
+			return lateRollbackKind(k, d), true
+		default:
 			return k, true
 		}
 	}
 	return operationKind{}, false
+}
+
+// lateRollbackKind is rollbackKind for whoever carries it on: the abort that says how it began and what came of it has ended.
+func lateRollbackKind(of operationKind, d environment.Deployment) operationKind {
+	var ids []string
+	for _, t := range d.Targets {
+		ids = append(ids, targetID(t))
+	}
+	k := rollbackKind(of, d.VersionLabel)
+	k.starting = []string{fmt.Sprintf("[%s] go back to version %s after an abort.", listed(ids), d.VersionLabel)}
+	k.done, k.mixed = append(k.done, fmt.Sprintf("[%s] went back to version %s.", listed(ids), d.VersionLabel)), of.mixed
+	return k
 }

@@ -54,6 +54,7 @@ type operation struct {
 	results string // URL of the result queue
 	noWait  bool
 	raw     *SendRequest // set for a raw command
+	others  []environment.Target
 
 	validity time.Duration // how long its orders may be carried out, if longer than they are waited for
 	seen     map[string]bool
@@ -64,7 +65,7 @@ type operation struct {
 // newOperation prepares an operation over the targets in the given stages.
 func (f *Fleet) newOperation(kind operationKind, t targets, timeout time.Duration, stages ...int) *operation {
 	id := newRequestID()
-	o := &operation{Fleet: f, kind: kind, d: environment.Deployment{
+	o := &operation{Fleet: f, kind: kind, others: t.others, d: environment.Deployment{
 		RequestID: id, Command: kind.command, State: environment.Running, Holder: f.Holder,
 		Timeout: int(timeout / time.Second), ResultQueue: protocol.ResultQueue(f.Record.EnvironmentID(), id),
 		Targets: t.chosen, Partial: t.partial, StartedAt: now(),
@@ -268,9 +269,9 @@ func (o *operation) end(ctx context.Context, e *FailedError) error {
 	return e
 }
 
-// sayState tells what the instances are left with.
+// sayState tells what the instances are left with. Before they are brought back to what the others run they have something else.
 func (o *operation) sayState(mixed bool) {
-	switch {
+	switch mixed = mixed || o.kind.back; {
 	case mixed && o.kind.mixed != "":
 		o.line(protocol.Error, KindFailure, "", "%s", o.kind.mixed)
 	case !mixed && o.kind.reverted != "":

@@ -100,28 +100,36 @@ func (o *operation) signed(ctx context.Context, c protocol.Command) (string, err
 	return string(body), err
 }
 
-// checkManifest holds that the manifest a deployment record names is the one that was made for it: nobody signed the record.
+// checkManifest holds that the manifest a deployment record names is the one that was made for it: nobody signed the record. The manifest binds the
+// id and the serial, so nothing is signed of a record that was read back before this holds.
 func (o *operation) checkManifest(ctx context.Context) error {
 	if !o.Record.Signs() {
 		return nil
 	}
+	if o.d.SHA256 == "" { // any manifest would do then
+		return fmt.Errorf("%w: the record of deployment %d has no digest of its manifest; somebody changed it: deploy anew", environment.ErrCorrupt, o.d.ID)
+	}
 	m, _, err := o.Record.GetManifest(ctx, o.d.Manifest, o.d.SHA256)
 	if err != nil {
-		return err
+		return fmt.Errorf("check the record of deployment %d: %w", o.d.ID, err)
 	}
 	if m.DeploymentID != o.d.ID || m.Serial != o.d.Serial {
-		return fmt.Errorf("%w: the record of deployment %d names the manifest of deployment %d; somebody changed it", environment.ErrCorrupt, o.d.ID, m.DeploymentID)
+		return fmt.Errorf("%w: the record of deployment %d says serial %d and names the manifest of deployment %d, serial %d; somebody changed it: deploy anew",
+			environment.ErrCorrupt, o.d.ID, o.d.Serial, m.DeploymentID, m.Serial)
 	}
 	return nil
 }
 
 // judged tells the instances, by the desired state, that the deployment came to its end without becoming it. What cannot be told now is told by
-// the next deployment.
+// the next deployment. The serial may come from a record that was read back, so the signed manifest must have it too.
 func (o *operation) judged(ctx context.Context) {
 	if !o.kind.versions || !o.Record.Signs() {
 		return
 	}
-	err := o.Record.JudgeCurrent(ctx, o.d.Serial)
+	err := o.checkManifest(ctx)
+	if err == nil {
+		err = o.Record.JudgeCurrent(ctx, o.d.Serial)
+	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		o.line(protocol.Warn, KindNotice, "", "The end of deployment %d could not be noted in the desired state: %v. Instances that had it already keep it when they start anew.", o.d.ID, err)
 	}

@@ -178,3 +178,88 @@ func TestOrders_AFailedDeploymentIsJudged(t *testing.T) {
 		t.Errorf("the desired state is %+v, want %+v as of %d", now, first, report.Serial)
 	}
 }
+
+// A serial that only the record says is not signed: with it older desired states, once signed, would pass for newer ones.
+func TestOrders_AChangedRecordIsNotJudged(t *testing.T) {
+	const high = 9_000_000_000_000_000
+	for name, do := range map[string]func(t *testing.T, w *world, f *fleet.Fleet){
+		"given up": func(t *testing.T, w *world, f *fleet.Fleet) {
+			w.change(2, func(d *environment.Deployment) { d.Serial = high })
+			begun(t, w, f, "v3")
+		},
+		"given up after its end": func(t *testing.T, w *world, f *fleet.Fleet) {
+			if _, err := f.Resume(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.change(2, func(d *environment.Deployment) { d.Serial, d.State = high, environment.Running })
+			begun(t, w, f, "v3")
+		},
+		"aborted": func(t *testing.T, w *world, f *fleet.Fleet) {
+			w.change(2, func(d *environment.Deployment) { d.Serial = high })
+			if _, err := f.Abort(t.Context(), fleet.AbortRequest{}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"undone by what is resumed": func(t *testing.T, w *world, f *fleet.Fleet) {
+			begun(t, w, f, "v3")
+			w.change(2, func(d *environment.Deployment) {
+				d.Serial, d.State, d.Abort = high, environment.Running, &environment.Abort{By: "eve"}
+			})
+			w.change(3, func(d *environment.Deployment) { d.Undoes, d.Restores = 2, 1 })
+			if _, err := f.Resume(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.instance("i-a", serving(1, dockerLike("aaaaaaaaaaaa")))
+			f := deployed(t, w)
+			begun(t, w, f, "v2")
+			do(t, w, f)
+			if c, _ := w.current(); c.AsOf() >= high {
+				t.Errorf("the desired state is %+v", c)
+			}
+			f.Printer.(*lines).mustHave(t, "WARN: The end of deployment 2 could not be noted in the desired state: ", "somebody changed it: deploy anew")
+		})
+	}
+}
+
+// Of a record that is not what was written nothing follows, for another deployment neither.
+func TestOrders_AChangedRecordUndoesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.instance("i-a", dockerLike("aaaaaaaaaaaa"))
+	f := deployed(t, w)
+	begun(t, w, f, "v2")
+	begun(t, w, f, "v3")
+	w.change(2, func(d *environment.Deployment) {
+		d.State, d.Abort = environment.Running, &environment.Abort{By: "bert"}
+	})
+	w.change(3, func(d *environment.Deployment) { d.Undoes, d.SHA256 = 2, "" })
+	before, _ := w.current()
+	if _, err := f.Resume(t.Context()); !errors.Is(err, environment.ErrCorrupt) {
+		t.Errorf("resumed: %v", err)
+	}
+	if now, _ := w.current(); now != before || w.deployment(2).State != environment.Running {
+		t.Errorf("the desired state is %+v, want %+v; deployment 2 is %s", now, before, w.deployment(2).State)
+	}
+}
+
+// An abort that comes too late finishes the deployment, and signs only what was made for it.
+func TestOrders_AChangedRecordIsNotFinishedByAnAbort(t *testing.T) {
+	w := newWorld(t)
+	w.instance("i-a", serving(2, dockerLike("aaaaaaaaaaaa")))
+	f := deployed(t, w)
+	first, _ := w.current()
+	begun(t, w, f, "v2")
+	w.change(2, func(d *environment.Deployment) { d.Manifest, d.SHA256 = first.Manifest, first.SHA256 })
+	if _, err := f.Abort(t.Context(), fleet.AbortRequest{}); !errors.Is(err, environment.ErrCorrupt) || errors.Is(err, fleet.ErrTooLate) {
+		t.Errorf("got %v", err)
+	}
+	if now, _ := w.current(); now != first {
+		t.Errorf("the desired state moved to %+v", now)
+	}
+	if _, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v3"), Label: "v3"}); err != nil {
+		t.Errorf("and then nothing could be deployed: %v", err)
+	}
+}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"hostmanager/aws/queue"
@@ -23,7 +25,13 @@ func (f *Fleet) Resume(ctx context.Context) (Report, error) {
 		if o.d.Abort != nil {
 			return fmt.Errorf("%w: deployment %d (%s) is being aborted by %s; `hmctl abort` carries that on", ErrNothingToResume, o.d.ID, o.d.VersionLabel, o.d.Abort)
 		}
-		if err := errors.Join(o.checkManifest(ctx), o.endUndone(ctx)); err != nil {
+		if err := o.checkManifest(ctx); err != nil {
+			return err
+		}
+		if !protocol.IsResultQueue(f.Record.EnvironmentID(), o.d.ResultQueue) { // what is no answer would be taken out of it
+			return fmt.Errorf("%w: the record of deployment %d names the queue %.80q for results; somebody changed it: deploy anew", environment.ErrCorrupt, o.d.ID, o.d.ResultQueue)
+		}
+		if err := o.endUndone(ctx); err != nil {
 			return err
 		}
 		f.say(protocol.Info, "Resuming deployment %d (%s), begun by %s at %s.", o.d.ID, o.d.VersionLabel, o.d.Holder, o.d.StartedAt.Format(time.RFC3339))
@@ -48,7 +56,7 @@ func (f *Fleet) unfinished(ctx context.Context) (*operation, error) {
 		f.removeResultQueue(ctx, d.ResultQueue)
 		return nil, fmt.Errorf("%w: deployment %d (%s) has ended: %s", ErrNothingToResume, d.ID, d.VersionLabel, d.State)
 	}
-	kind, ok := recordedKind(d.Command)
+	kind, ok := recordedKind(d)
 	if !ok || d.State != environment.Running || len(d.Stages) == 0 || len(d.Targets) == 0 || d.Timeout <= 0 {
 		return nil, fmt.Errorf("%w: deployment %d is of a kind this hmctl does not know", environment.ErrCorrupt, d.ID)
 	}
@@ -71,22 +79,30 @@ func (f *Fleet) giveUpUnfinished(ctx context.Context) error {
 	return nil
 }
 
-// giveUp ends the deployment as aborted.
+// giveUp ends the deployment as aborted, and before that the one it undoes: once this one has ended nobody comes to that any more.
 func (o *operation) giveUp(ctx context.Context, why string) error {
+	if err := o.endUndone(ctx); err != nil {
+		return err
+	}
 	o.d.State, o.d.Failure = environment.Aborted, why
 	if err := o.save(ctx); err != nil {
 		return err
 	}
 	o.judged(ctx)
 	o.line(protocol.Warn, KindNotice, "", "Deployment %d (%s) of %s was not finished and is given up: %s.", o.d.ID, o.d.VersionLabel, o.d.Holder, why)
-	if last := o.d.Stages[len(o.d.Stages)-1]; !last.SentAt.IsZero() && o.kind.mixed != "" {
+	if last := o.d.Stages[len(o.d.Stages)-1]; (o.kind.back || !last.SentAt.IsZero()) && o.kind.mixed != "" {
 		o.line(protocol.Warn, KindFailure, "", "%s", o.kind.mixed)
 	}
 	return nil
 }
 
-// removeResultQueue removes a queue nobody will read any more. One that cannot be removed is swept later.
+// removeResultQueue removes a queue nobody will read any more. One that cannot be removed is swept later. The name may come from a record that somebody
+// changed, and what is none of ours stays.
 func (f *Fleet) removeResultQueue(ctx context.Context, name string) {
+	if !protocol.IsResultQueue(f.Record.EnvironmentID(), name) {
+		f.say(protocol.Warn, "The queue %.80q, which a record names for results, is no result queue of environment %s and is left as it is.", name, f.Record.EnvironmentID())
+		return
+	}
 	err := persist(ctx, func() error {
 		url, err := f.Queues.URL(ctx, name)
 		if err != nil {
@@ -108,6 +124,9 @@ func (o *operation) sweep(ctx context.Context) {
 	if err != nil {
 		return // the next operation tries again
 	}
+	urls = slices.DeleteFunc(urls, func(url string) bool {
+		return !protocol.IsResultQueue(o.Record.EnvironmentID(), url[strings.LastIndexByte(url, '/')+1:])
+	})
 	for _, url := range urls[:min(len(urls), maxSwept)] {
 		attrs, err := o.Queues.Attributes(ctx, url)
 		if err != nil {

@@ -19,7 +19,8 @@ type Selection struct {
 // targets are the instances an operation goes to.
 type targets struct {
 	chosen  []environment.Target
-	partial bool // some registered instance is not among them
+	partial bool                 // some registered instance is not among them
+	others  []environment.Target // those of them who are silent or not registered
 }
 
 // targets looks up what the selection means, and warns of what is not in order among the registrations.
@@ -37,11 +38,24 @@ func (f *Fleet) targets(ctx context.Context, sel Selection) (targets, error) {
 	switch {
 	case len(sel.Queues) > 0:
 		t := byQueue(sel.Queues, instances, f.Record.EnvironmentID())
+		t.others = others(t.chosen, instances)
 		return t, f.checkNamed(t)
 	case len(sel.Instances) > 0:
-		return byID(sel.Instances, instances)
+		t, err := byID(sel.Instances, instances)
+		t.others = others(t.chosen, instances)
+		return t, err
 	}
 	return f.everyone(instances)
+}
+
+// others returns those that nobody finds who goes by the registrations.
+func others(chosen []environment.Target, instances []environment.Instance) []environment.Target {
+	at := now()
+	return slices.DeleteFunc(slices.Clone(chosen), func(t environment.Target) bool {
+		return slices.ContainsFunc(instances, func(i environment.Instance) bool {
+			return i.InstanceID == t.InstanceID && i.Queue == t.Queue && !i.Silent(at)
+		})
+	})
 }
 
 // checkNamed refuses targets of which only the queue is known where orders are signed: one that names nobody could be given to another instance.

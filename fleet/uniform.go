@@ -21,12 +21,25 @@ func (f *Fleet) makeUniform(ctx context.Context, aborted *operation, report *Abo
 	}
 	back, err := f.putBack(ctx, aborted, report)
 	if err == nil && len(away) == 0 && len(odd) > 0 {
-		return fmt.Errorf("%w: %s had another version before", ErrNotUniform, listed(odd))
+		return fmt.Errorf("%w: %s did not have the desired version before", ErrNotUniform, listed(odd))
 	}
 	if err == nil && len(away) == 0 {
 		report.Uniform = true
 		f.sayUniform(ctx, back)
 		return nil
+	}
+	f.sayAway(ctx, report)
+	if err == nil {
+		return fmt.Errorf("%w: no answer from %s", ErrNotUniform, listed(away))
+	}
+	return fmt.Errorf("%w: %w", ErrNotUniform, err)
+}
+
+// sayAway tells of each instance that did not answer what it may run, and what to do about it.
+func (f *Fleet) sayAway(ctx context.Context, report *AbortReport) {
+	desired := "a version"
+	if _, m, err := f.Record.CurrentManifest(ctx); err == nil {
+		desired = "version " + m.VersionLabel
 	}
 	for _, i := range report.Instances {
 		switch {
@@ -34,18 +47,17 @@ func (f *Fleet) makeUniform(ctx context.Context, aborted *operation, report *Abo
 		case i.Msg != "":
 			f.say(protocol.Warn, "It is not known what %s runs (%s); when it was last seen that was %s. Look at it, then deploy to it what it should run, with --instances %s.",
 				i.InstanceID, strings.TrimRight(i.Msg, ". \n"), version(i), i.InstanceID)
+		case i.New:
+			f.say(protocol.Warn, "No answer from %s, which has %s already: the abort changes nothing there. Once its agent answers again, deploy %s to it with --instances %s.",
+				i.InstanceID, version(i), desired, i.InstanceID)
 		default:
 			f.say(protocol.Warn, "No answer from %s, which was last seen with %s: the abort waits in its queue for %s, and takes effect when its agent is back; "+
 				"`hmctl status` shows what it runs then.", i.InstanceID, version(i), abortValidity)
 		}
 	}
-	if err == nil {
-		return fmt.Errorf("%w: no answer from %s", ErrNotUniform, listed(away))
-	}
-	return fmt.Errorf("%w: %w", ErrNotUniform, err)
 }
 
-// sayOdd names the instances that run neither the aborted nor the desired version: they did not before either. One that was put back after an earlier
+// sayOdd names the instances that run neither the aborted nor the desired version, nothing among it: they did not before either. One that was put back after an earlier
 // abort, or was not when others were, has the desired version under another serial.
 func (f *Fleet) sayOdd(ctx context.Context, report *AbortReport) ([]string, error) {
 	current, m, err := f.Record.CurrentManifest(ctx)
@@ -61,7 +73,7 @@ func (f *Fleet) sayOdd(ctx context.Context, report *AbortReport) ([]string, erro
 	}
 	var odd []string
 	for _, i := range report.Instances {
-		if i.Answered && !i.New && i.Serial > 0 && !slices.Contains(same, i.Serial) {
+		if i.Answered && !i.New && !slices.Contains(same, i.Serial) {
 			odd = append(odd, i.InstanceID)
 			f.say(protocol.Warn, "%s runs %s and not the desired version %s (serial %d), which has nothing to do with the abort: deploy that to it with --instances %s.",
 				i.InstanceID, version(i), m.VersionLabel, current.Serial, i.InstanceID)
@@ -143,8 +155,12 @@ func (f *Fleet) putBack(ctx context.Context, aborted *operation, report *AbortRe
 	done, err := o.execute(ctx)
 	report.Rollback = &done
 	if err != nil {
-		f.say(protocol.Error, "[%s] could not all be put back to version %s: `hmctl status` shows what they run. Once they are well again: `hmctl deploy --resume`, or deploy version %s to them with --instances %s.",
-			listed(ids), m.VersionLabel, m.VersionLabel, strings.Join(ids, ","))
+		resume := ""
+		if !done.State.Terminal() {
+			resume = "`hmctl deploy --resume`, or "
+		}
+		f.say(protocol.Error, "[%s] could not all be put back to version %s: `hmctl status` shows what they run. Once they are well again: %sdeploy version %s to them with --instances %s.",
+			listed(ids), m.VersionLabel, resume, m.VersionLabel, strings.Join(ids, ","))
 		return nil, fmt.Errorf("put %s back: %w", listed(ids), err)
 	}
 	return ids, nil

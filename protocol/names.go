@@ -3,6 +3,7 @@ package protocol
 import (
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -20,6 +21,13 @@ func ResultQueue(environmentID, requestID string) string {
 
 // ResultQueuePrefix is what all result queues of an environment begin with.
 func ResultQueuePrefix(environmentID string) string { return "hostmanager-" + environmentID + "-res-" }
+
+// IsResultQueue tells whether a queue of that name holds the results of one operation of the environment. The prefix alone does not: all queues of an
+// environment shop-res-eu begin like the result queues of shop. Behind it stands a request id as hmctl makes them, and nothing else.
+func IsResultQueue(environmentID, name string) bool {
+	id, ours := strings.CutPrefix(name, ResultQueuePrefix(environmentID))
+	return ours && requestID.MatchString(id)
+}
 
 // The keys of the environment's record.
 
@@ -80,6 +88,7 @@ func BundleKey(environmentID, application, label string) string {
 
 var (
 	manifestName = regexp.MustCompile(`^manifest_[0-9A-Za-z_-]{1,100}$`)
+	requestID    = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`) // a random UUID
 	idWord       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 )
 

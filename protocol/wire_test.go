@@ -262,6 +262,16 @@ func TestNames_OfKeysAndQueues(t *testing.T) {
 			t.Errorf("manifest name %q: %v", name, !want)
 		}
 	}
+	const request = "0b0d6a4e-7c1f-4e52-9d3a-5f6071829304"
+	for name, want := range map[string]bool{
+		protocol.ResultQueue("shop", request): true, protocol.ResultQueue("shop", "r"): false, protocol.ResultQueue("shop", request+"x"): false, protocol.ResultQueue("shop", ""): false,
+		protocol.ResultQueue("shop-res-eu", request): false, protocol.CommandQueue("shop-res-eu", "i-1"): false, protocol.CommandQueue("shop-res-eu", request): false,
+		protocol.CommandQueue("shop", "i-1"): false, request: false,
+	} {
+		if protocol.IsResultQueue("shop", name) != want {
+			t.Errorf("result queue %q: %v", name, !want)
+		}
+	}
 	for id, want := range map[string]bool{
 		"e-abcdefghij": true, "i-0a1b2c": true, "A": true, "": false, "-x": false, "_x": false, "a/b": false, "..": false, "a b": false, "a\n": false, "é": false, strings.Repeat("a", 64): true, strings.Repeat("a", 65): false,
 	} {

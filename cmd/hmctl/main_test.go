@@ -127,8 +127,8 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 		"unhealthy": wiretest.FailingBecause(1, protocol.CauseHealthGate),
 		"no-time":   wiretest.FailingBecause(1, protocol.CauseTimeout),
 		"second":    onSecond(wiretest.DockerLike("0123456789ab")),
-		"stuck":     stuck,
-		"silent":    func(*wiretest.Instance, protocol.Command, protocol.Request) ([]string, error) { return nil, nil },
+		"stuck":     silent,
+		"silent":    silent,
 	}[args[1]]
 	if !ok {
 		ts.Fatalf("unknown mode %s", args[1])
@@ -141,11 +141,18 @@ func addInstance(ts *testscript.TestScript, _ bool, args []string) {
 		ID: args[0], Record: rec, Queues: r.queues, Trusted: signature.NewKeys(operatorKey().Public("ops")),
 		Reply: func(i *wiretest.Instance, c protocol.Command, q protocol.Request) ([]string, error) {
 			sent <- struct{}{}
+			if q.CommandName == protocol.CmdAbort && args[1] != "silent" {
+				return undone(i, c, q)
+			}
 			return reply(i, c, q)
 		},
 	})
 	ts.Check(err)
 	r.wg.Go(func() { i.Serve(r.ctx) })
+}
+
+func silent(*wiretest.Instance, protocol.Command, protocol.Request) ([]string, error) {
+	return nil, nil
 }
 
 // addGone adds an instance that was last seen a day ago.
@@ -161,12 +168,15 @@ func addGone(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 }
 
-// stuck answers nothing but an abort.
-func stuck(i *wiretest.Instance, c protocol.Command, r protocol.Request) ([]string, error) {
-	if r.CommandName != protocol.CmdAbort {
-		return nil, nil
+// undone answers an abort: the desired version serves then.
+func undone(i *wiretest.Instance, c protocol.Command, r protocol.Request) ([]string, error) {
+	current, m, err := i.Record.CurrentManifest(context.Background())
+	if err != nil && !errors.Is(err, environment.ErrNoCurrent) {
+		return nil, err
 	}
-	body, err := i.Encode(c, r, protocol.ResponseEntry{Status: protocol.Success, Cause: protocol.CauseAborted, Msg: "stuck no more"})
+	body, err := i.Encode(c, r, protocol.ResponseEntry{
+		Status: protocol.Success, Cause: protocol.CauseAborted, Msg: "stuck no more", Serial: current.Serial, VersionLabel: m.VersionLabel,
+	})
 	return []string{body}, err
 }
 
