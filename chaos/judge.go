@@ -218,10 +218,16 @@ func othersWork(step string) bool {
 	return strings.Contains(step, "/") && (name == "03build" || name == "00run" || name == onceHook)
 }
 
-// judgeAll checks, when a part is over, what can only be told then: that every result was the same each time it came.
+// emptyWithin is how long the queue of an agent that has nothing more to do may hold messages.
+const emptyWithin = 30 * time.Second
+
+// judgeAll checks, when a part is over, what can only be told then: that every message was deleted, and every result the same each time it came.
 func (in *instance) judgeAll(ctx context.Context) {
 	// What a kill left in flight comes again when its visibility ends.
-	await(ctx, 30*time.Second, func() bool { n, err := in.waiting(ctx); return err == nil && n == 0 })
+	left, err := 0, error(nil)
+	if !await(ctx, emptyWithin, func() bool { left, err = in.waiting(ctx); return err == nil && left == 0 }) && ctx.Err() == nil {
+		in.tally.violate(&in.tally.wrong, "%s: messages stay in the queue: %d after %s (%v)", in.name, left, emptyWithin, err)
+	}
 	a := in.answers
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -41,6 +41,13 @@ func plantedBugs() []plantedBug {
 			kind: restart, place: before, record: "accepted", shows: "the command is lost",
 		},
 		{
+			name: "never delete",
+			changes: []change{{
+				File: "agent/intake.go", Old: "err := a.Queue.Delete(done, url, m.Receipt)", New: "err := done.Err()",
+			}},
+			kind: restart, shows: "messages stay in the queue",
+		},
+		{
 			name: "skip a done",
 			changes: []change{{
 				File: "journal/record.go", Old: "return r.journal.Append(Record{Type: Done,",
