@@ -60,6 +60,9 @@ func testSite(t *testing.T) *site {
 // holds fails the test where anything was broken.
 func (at *site) holds(t *testing.T) {
 	t.Helper()
+	if !t.Failed() { // else it is no wonder
+		at.tally.judge()
+	}
 	if at.tally.broken() {
 		t.Error("an invariant was broken")
 	}
@@ -141,6 +144,9 @@ func (at *site) found(t *testing.T, what string) {
 		t.Errorf("the planted bug was not found: no violation says %q", what)
 		return
 	}
+	if len(at.tally.missed) > 0 {
+		t.Errorf("the planted bug was found, but not by its strike: %v", at.tally.missed)
+	}
 	t.Logf("found, as it must be: %d violations", len(at.tally.violations))
 	at.tally.violations = nil
 }
@@ -196,6 +202,22 @@ func TestMoments_FollowTheSeed(t *testing.T) {
 	}
 	if n := len(moments(3, 50, nil)); n > 50 || n < 20 {
 		t.Errorf("50 kills in %d trials", n)
+	}
+}
+
+// TestTally_WhatWasNotKilledShowsNothing holds that a part does not pass which did not do what was planned.
+func TestTally_WhatWasNotKilledShowsNothing(t *testing.T) {
+	for what, s := range map[string]*tally{
+		"nothing was killed":                 {},
+		"a restart: the strike did not fall": {kills: 4, missed: []string{"a restart"}},
+	} {
+		if s.judge(); !slices.Contains(s.violations, what) {
+			t.Errorf("violations %q, want %q", s.violations, what)
+		}
+	}
+	killed := &tally{others: 1}
+	if killed.judge(); killed.broken() {
+		t.Errorf("violations %q", killed.violations)
 	}
 }
 

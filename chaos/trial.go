@@ -137,6 +137,7 @@ func (p *played) killAll(ctx context.Context) error {
 			return err
 		}
 		if !fell {
+			p.tally.count(func(t *tally) { t.missed = append(t.missed, p.name+" "+p.trial.name) })
 			return p.plan(len(p.trial.kills))
 		}
 		if err := p.plan(n + 1); err != nil {
