@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -123,12 +124,38 @@ func (p *played) judgeStartup(ctx context.Context, bad func(*int, string, ...any
 			seen = append(seen, id)
 		}
 	}
+	p.judgeBoots(bad)
 	for _, invocation := range seen {
 		for dir, n := range p.onceRuns(invocation) {
 			if n > 1 {
 				bad(&p.tally.doubles, "the once hook of %s ran %d times for %s", dir, n, invocation)
 			}
 		}
+	}
+}
+
+// judgeBoots holds that what the agent gave itself was carried on after a kill like any other command, and not given up for a new one.
+func (p *played) judgeBoots(bad func(*int, string, ...any)) {
+	for _, r := range p.boots() {
+		if r.Type != journal.Result {
+			continue
+		}
+		var o struct {
+			Verdict protocol.Status
+			Result  json.RawMessage
+		}
+		if err := json.Unmarshal(r.Payload, &o); err != nil || o.Verdict == "" {
+			bad(&p.tally.wrong, "the result record of %s tells no verdict: %s (%v)", r.Command, r.Payload, err)
+			continue
+		}
+		if o.Verdict == protocol.Success || p.cut[r.Command] || p.trial.proxy > 0 {
+			continue
+		}
+		reason := string(o.Result)
+		if _, inner, err := protocol.DecodeResult(o.Result); err == nil && inner != nil {
+			reason = inner.Entry().Msg
+		}
+		bad(&p.tally.wrong, "%s was not carried on, although no hook that may run once was under way: %s", r.Command, reason)
 	}
 }
 

@@ -48,6 +48,13 @@ func plantedBugs() []plantedBug {
 			kind: restart, shows: "messages stay in the queue",
 		},
 		{
+			name: "give up a start-up that was begun",
+			changes: []change{{
+				File: "agent/recover.go", Old: "if c.Lost || len(c.Steps) > 0 {", New: "if c.Lost || len(c.Steps) > 0 && !fromBoot(j.Command) {",
+			}},
+			kind: startup, place: behind, record: "done InfraWriteConfig", shows: "was not carried on",
+		},
+		{
 			name: "skip a done",
 			changes: []change{{
 				File: "journal/record.go", Old: "return r.journal.Append(Record{Type: Done,",
