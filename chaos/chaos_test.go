@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"hostmanager/internal/dockertest"
 )
@@ -137,6 +138,41 @@ func TestPlanted(t *testing.T) {
 	}
 }
 
+// TestPlanted_FailedResume holds that an hmctl which takes a deployment over and does not finish it is found.
+func TestPlanted_FailedResume(t *testing.T) {
+	at := testSite(t)
+	at.built.hmctl = filepath.Join(at.dir, "planted", "hmctl")
+	if err := plant(t.Context(), at.built.module, at.built.hmctl, operatorPackage, failedResume()); err != nil {
+		t.Fatal(err)
+	}
+	in, err := open(t.Context(), at, at.built.hostmanager, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := in.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if !in.registered(t.Context()) {
+		t.Fatal("the instance did not register")
+	}
+	clean := &operation{instance: in, label: "o-0"}
+	if err := clean.deploy(t.Context(), time.Hour, 0); err != nil {
+		t.Fatal(err)
+	}
+	if at.tally.broken() {
+		t.Fatal("with nobody killed an invariant was broken")
+	}
+	for n := 1; n <= 5 && !at.tally.broken(); n++ { // a kill may fall before there is a record, or behind its end
+		o := &operation{instance: in, label: fmt.Sprintf("o-%d", n), bare: true}
+		if err := o.deploy(t.Context(), clean.took/2, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at.found(t, "although no hook that may run once was under way")
+}
+
 // found fails the test where no violation says what the bug must show.
 func (at *site) found(t *testing.T, what string) {
 	t.Helper()
@@ -154,7 +190,7 @@ func (at *site) found(t *testing.T, what string) {
 // play builds the bug in and plays its case.
 func (b plantedBug) play(ctx context.Context, at *site) (err error) {
 	binary := filepath.Join(at.dir, "planted", "hostmanager")
-	if err := plant(ctx, at.built.module, binary, append(strikes(), b.changes...)); err != nil {
+	if err := plant(ctx, at.built.module, binary, agentPackage, append(strikes(), b.changes...)); err != nil {
 		return err
 	}
 	in, err := open(ctx, at, binary, nil)
@@ -184,7 +220,7 @@ func TestPlant_SaysWhenTheSourceHasMovedOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, old := range []string{"this text stands nowhere in it", "return err"} {
-		err := plant(t.Context(), module, filepath.Join(t.TempDir(), "x"), []change{{File: "journal/journal.go", Old: old, New: "x"}})
+		err := plant(t.Context(), module, filepath.Join(t.TempDir(), "x"), agentPackage, []change{{File: "journal/journal.go", Old: old, New: "x"}})
 		if !errors.Is(err, errNotOnce) {
 			t.Errorf("replace %q: %v, want %v", old, err, errNotOnce)
 		}
