@@ -251,7 +251,8 @@ const emptyWithin = 30 * time.Second
 // judgeAll checks, when a part is over, what can only be told then: that every message was deleted, and every result the same each time it came.
 func (in *instance) judgeAll(ctx context.Context) {
 	// What a kill left in flight comes again when its visibility ends.
-	left, err := 0, error(nil)
+	var left int
+	var err error
 	if !await(ctx, emptyWithin, func() bool { left, err = in.waiting(ctx); return err == nil && left == 0 }) && ctx.Err() == nil {
 		in.tally.violate(&in.tally.wrong, "%s: messages stay in the queue: %d after %s (%v)", in.name, left, emptyWithin, err)
 	}
