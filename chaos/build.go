@@ -21,6 +21,12 @@ type built struct {
 	bundles     []bundle
 }
 
+// The packages of the shipped binaries.
+const (
+	agentPackage    = "./cmd/hostmanager"
+	operatorPackage = "./cmd/hmctl"
+)
+
 // buildAll builds the shipped binaries, the agent that strikes itself, and the application.
 func buildAll(ctx context.Context, dir string) (built, error) {
 	module, err := moduleFolder()
@@ -31,7 +37,7 @@ func buildAll(ctx context.Context, dir string) (built, error) {
 		module: module, hostmanager: filepath.Join(dir, "hostmanager"), hmctl: filepath.Join(dir, "hmctl"),
 		striking: filepath.Join(dir, "striking", "hostmanager"), app: filepath.Join(dir, "hello"),
 	}
-	for out, pkg := range map[string]string{b.hostmanager: "./cmd/hostmanager", b.hmctl: "./cmd/hmctl", b.app: "./testdata/apps/hello"} {
+	for out, pkg := range map[string]string{b.hostmanager: agentPackage, b.hmctl: operatorPackage, b.app: "./testdata/apps/hello"} {
 		if err := build(ctx, module, out, pkg, ""); err != nil {
 			return b, err
 		}
@@ -39,7 +45,7 @@ func buildAll(ctx context.Context, dir string) (built, error) {
 	if b.bundles, err = packBundles(ctx, module, b.app, filepath.Join(dir, "app")); err != nil {
 		return b, err
 	}
-	return b, plant(ctx, module, b.striking, strikes())
+	return b, plant(ctx, module, b.striking, agentPackage, strikes())
 }
 
 // build is how `make build` does it.
@@ -71,15 +77,15 @@ func moduleFolder() (string, error) {
 	return "", err
 }
 
-// change is one replacement in the source of hostmanager: what stands there exactly once, and what stands there instead. With an empty Old, New is a
+// change is one replacement in the source: what stands there exactly once, and what stands there instead. With an empty Old, New is a
 // new file.
 type change struct{ File, Old, New string }
 
 // errNotOnce tells that a text to replace is not in the source exactly once: who changed the source must look at the change as well.
 var errNotOnce = errors.New("the text to replace is not in the source exactly once")
 
-// plant builds a hostmanager with changes. The source stays as it is: the compiler is told to read other files in their place.
-func plant(ctx context.Context, module, out string, changes []change) error {
+// plant builds a binary with changes. The source stays as it is: the compiler is told to read other files in their place.
+func plant(ctx context.Context, module, out, pkg string, changes []change) error {
 	dir := out + ".overlay"
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -106,7 +112,7 @@ func plant(ctx context.Context, module, out string, changes []change) error {
 	if err := os.WriteFile(overlay, list, 0o644); err != nil {
 		return err
 	}
-	return build(ctx, module, out, "./cmd/hostmanager", overlay)
+	return build(ctx, module, out, pkg, overlay)
 }
 
 // apply makes the change in the texts, which hold the files changed so far.

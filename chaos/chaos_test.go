@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"hostmanager/internal/dockertest"
 )
@@ -60,6 +61,9 @@ func testSite(t *testing.T) *site {
 // holds fails the test where anything was broken.
 func (at *site) holds(t *testing.T) {
 	t.Helper()
+	if !t.Failed() { // else it is no wonder
+		at.tally.judge()
+	}
 	if at.tally.broken() {
 		t.Error("an invariant was broken")
 	}
@@ -134,12 +138,50 @@ func TestPlanted(t *testing.T) {
 	}
 }
 
+// TestPlanted_FailedResume holds that an hmctl which takes a deployment over and does not finish it is found.
+func TestPlanted_FailedResume(t *testing.T) {
+	at := testSite(t)
+	at.built.hmctl = filepath.Join(at.dir, "planted", "hmctl")
+	if err := plant(t.Context(), at.built.module, at.built.hmctl, operatorPackage, failedResume()); err != nil {
+		t.Fatal(err)
+	}
+	in, err := open(t.Context(), at, at.built.hostmanager, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := in.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if !in.registered(t.Context()) {
+		t.Fatal("the instance did not register")
+	}
+	clean := &operation{instance: in, label: "o-0"}
+	if err := clean.deploy(t.Context(), time.Hour, 0); err != nil {
+		t.Fatal(err)
+	}
+	if at.tally.broken() {
+		t.Fatal("with nobody killed an invariant was broken")
+	}
+	for n := 1; n <= 5 && !at.tally.broken(); n++ { // a kill may fall before there is a record, or behind its end
+		o := &operation{instance: in, label: fmt.Sprintf("o-%d", n), bare: true}
+		if err := o.deploy(t.Context(), clean.took/2, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at.found(t, "although no hook that may run once was under way")
+}
+
 // found fails the test where no violation says what the bug must show.
 func (at *site) found(t *testing.T, what string) {
 	t.Helper()
 	if !slices.ContainsFunc(at.tally.violations, func(v string) bool { return strings.Contains(v, what) }) {
 		t.Errorf("the planted bug was not found: no violation says %q", what)
 		return
+	}
+	if len(at.tally.missed) > 0 {
+		t.Errorf("the planted bug was found, but not by its strike: %v", at.tally.missed)
 	}
 	t.Logf("found, as it must be: %d violations", len(at.tally.violations))
 	at.tally.violations = nil
@@ -148,7 +190,7 @@ func (at *site) found(t *testing.T, what string) {
 // play builds the bug in and plays its case.
 func (b plantedBug) play(ctx context.Context, at *site) (err error) {
 	binary := filepath.Join(at.dir, "planted", "hostmanager")
-	if err := plant(ctx, at.built.module, binary, append(strikes(), b.changes...)); err != nil {
+	if err := plant(ctx, at.built.module, binary, agentPackage, append(strikes(), b.changes...)); err != nil {
 		return err
 	}
 	in, err := open(ctx, at, binary, nil)
@@ -178,7 +220,7 @@ func TestPlant_SaysWhenTheSourceHasMovedOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, old := range []string{"this text stands nowhere in it", "return err"} {
-		err := plant(t.Context(), module, filepath.Join(t.TempDir(), "x"), []change{{File: "journal/journal.go", Old: old, New: "x"}})
+		err := plant(t.Context(), module, filepath.Join(t.TempDir(), "x"), agentPackage, []change{{File: "journal/journal.go", Old: old, New: "x"}})
 		if !errors.Is(err, errNotOnce) {
 			t.Errorf("replace %q: %v, want %v", old, err, errNotOnce)
 		}
@@ -196,6 +238,22 @@ func TestMoments_FollowTheSeed(t *testing.T) {
 	}
 	if n := len(moments(3, 50, nil)); n > 50 || n < 20 {
 		t.Errorf("50 kills in %d trials", n)
+	}
+}
+
+// TestTally_WhatWasNotKilledShowsNothing holds that a part does not pass which did not do what was planned.
+func TestTally_WhatWasNotKilledShowsNothing(t *testing.T) {
+	for what, s := range map[string]*tally{
+		"nothing was killed":                 {},
+		"a restart: the strike did not fall": {kills: 4, missed: []string{"a restart"}},
+	} {
+		if s.judge(); !slices.Contains(s.violations, what) {
+			t.Errorf("violations %q, want %q", s.violations, what)
+		}
+	}
+	killed := &tally{others: 1}
+	if killed.judge(); killed.broken() {
+		t.Errorf("violations %q", killed.violations)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -123,12 +124,38 @@ func (p *played) judgeStartup(ctx context.Context, bad func(*int, string, ...any
 			seen = append(seen, id)
 		}
 	}
+	p.judgeBoots(bad)
 	for _, invocation := range seen {
 		for dir, n := range p.onceRuns(invocation) {
 			if n > 1 {
 				bad(&p.tally.doubles, "the once hook of %s ran %d times for %s", dir, n, invocation)
 			}
 		}
+	}
+}
+
+// judgeBoots holds that what the agent gave itself was carried on after a kill like any other command, and not given up for a new one.
+func (p *played) judgeBoots(bad func(*int, string, ...any)) {
+	for _, r := range p.boots() {
+		if r.Type != journal.Result {
+			continue
+		}
+		var o struct {
+			Verdict protocol.Status
+			Result  json.RawMessage
+		}
+		if err := json.Unmarshal(r.Payload, &o); err != nil || o.Verdict == "" {
+			bad(&p.tally.wrong, "the result record of %s tells no verdict: %s (%v)", r.Command, r.Payload, err)
+			continue
+		}
+		if o.Verdict == protocol.Success || p.cut[r.Command] || p.trial.proxy > 0 {
+			continue
+		}
+		reason := string(o.Result)
+		if _, inner, err := protocol.DecodeResult(o.Result); err == nil && inner != nil {
+			reason = inner.Entry().Msg
+		}
+		bad(&p.tally.wrong, "%s was not carried on, although no hook that may run once was under way: %s", r.Command, reason)
 	}
 }
 
@@ -218,10 +245,17 @@ func othersWork(step string) bool {
 	return strings.Contains(step, "/") && (name == "03build" || name == "00run" || name == onceHook)
 }
 
-// judgeAll checks, when a part is over, what can only be told then: that every result was the same each time it came.
+// emptyWithin is how long the queue of an agent that has nothing more to do may hold messages.
+const emptyWithin = 30 * time.Second
+
+// judgeAll checks, when a part is over, what can only be told then: that every message was deleted, and every result the same each time it came.
 func (in *instance) judgeAll(ctx context.Context) {
 	// What a kill left in flight comes again when its visibility ends.
-	await(ctx, 30*time.Second, func() bool { n, err := in.waiting(ctx); return err == nil && n == 0 })
+	var left int
+	var err error
+	if !await(ctx, emptyWithin, func() bool { left, err = in.waiting(ctx); return err == nil && left == 0 }) && ctx.Err() == nil {
+		in.tally.violate(&in.tally.wrong, "%s: messages stay in the queue: %d after %s (%v)", in.name, left, emptyWithin, err)
+	}
 	a := in.answers
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -85,7 +85,11 @@ func run(ctx context.Context, s settings) (err error) {
 		}
 		at := &site{settings: s, built: b, dir: filepath.Join(dir, part.name), tally: newTally()}
 		fmt.Fprintf(s.out, "\n== %s\n", part.name)
-		err = errors.Join(err, part.play(ctx, at))
+		played := part.play(ctx, at)
+		if played == nil {
+			at.tally.judge()
+		}
+		err = errors.Join(err, played)
 		at.tally.print(s.out)
 		if at.tally.broken() {
 			kept = true

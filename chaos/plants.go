@@ -41,6 +41,20 @@ func plantedBugs() []plantedBug {
 			kind: restart, place: before, record: "accepted", shows: "the command is lost",
 		},
 		{
+			name: "never delete",
+			changes: []change{{
+				File: "agent/intake.go", Old: "err := a.Queue.Delete(done, url, m.Receipt)", New: "err := done.Err()",
+			}},
+			kind: restart, shows: "messages stay in the queue",
+		},
+		{
+			name: "give up a start-up that was begun",
+			changes: []change{{
+				File: "agent/recover.go", Old: "if c.Lost || len(c.Steps) > 0 {", New: "if c.Lost || len(c.Steps) > 0 && !fromBoot(j.Command) {",
+			}},
+			kind: startup, place: behind, record: "done InfraWriteConfig", shows: "was not carried on",
+		},
+		{
 			name: "skip a done",
 			changes: []change{{
 				File: "journal/record.go", Old: "return r.journal.Append(Record{Type: Done,",
@@ -64,5 +78,13 @@ func plantedBugs() []plantedBug {
 func skippedSync() []change {
 	return []change{{
 		File: "journal/journal.go", Old: "if err := unix.Fdatasync(int(j.file.Fd())); err != nil {", New: "if err := error(nil); err != nil {",
+	}}
+}
+
+// failedResume is a bug of hmctl's: what is taken over with --resume always ends as failed.
+func failedResume() []change {
+	return []change{{
+		File: "fleet/resume.go", Old: "report, err = o.execute(ctx)",
+		New: "if report, err = o.execute(ctx); err == nil {\nerr = o.end(ctx, &FailedError{Operation: o.kind.purpose, Reason: \"planted\"})\n}",
 	}}
 }

@@ -38,7 +38,7 @@ func TestPlanted_SkippedSync(t *testing.T) {
 	needRoot(t)
 	at := testSite(t)
 	binary := filepath.Join(at.dir, "planted", "hostmanager")
-	if err := plant(t.Context(), at.built.module, binary, skippedSync()); err != nil {
+	if err := plant(t.Context(), at.built.module, binary, agentPackage, skippedSync()); err != nil {
 		t.Fatal(err)
 	}
 	for _, planted := range []bool{false, true} {

@@ -14,7 +14,8 @@ import (
 type tally struct {
 	mu         sync.Mutex
 	kills      int
-	others     int // kills of what is no agent
+	others     int      // kills of what is no agent
+	missed     []string // cases whose strike did not fall
 	commands   int
 	results    int // distinct
 	deliveries int
@@ -48,6 +49,17 @@ func (t *tally) violate(counter *int, format string, args ...any) {
 	defer t.mu.Unlock()
 	*counter++
 	t.violations = append(t.violations, fmt.Sprintf(format, args...))
+}
+
+// judge holds, when a part is over, that it did what it is there for: a part that killed nobody has shown nothing, nor has a case whose strike did
+// not fall, where no record came that a clean run wrote.
+func (t *tally) judge() {
+	if t.kills+t.others == 0 {
+		t.violate(&t.wrong, "nothing was killed")
+	}
+	for _, name := range t.missed {
+		t.violate(&t.wrong, "%s: the strike did not fall", name)
+	}
 }
 
 func (t *tally) broken() bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -73,9 +74,10 @@ type played struct {
 	trial   trial
 	order   order
 	since   time.Time
-	told    []string // of each kill, where it fell
-	open    bool     // a `once` hook was under way at a kill: the command may not be carried on
-	alive   bool     // the command was accepted and without a result when the agent's last life began
+	told    []string        // of each kill, where it fell
+	open    bool            // a `once` hook was under way at a kill: the command may not be carried on
+	cut     map[string]bool // start-up commands that may not be carried on: such a hook was under way at a kill, or they had not begun
+	alive   bool            // the command was accepted and without a result when the agent's last life began
 	verdict protocol.Status
 	reason  string    // of a failure
 	looked  time.Time // when it was looked last whether the command is lost
@@ -137,6 +139,7 @@ func (p *played) killAll(ctx context.Context) error {
 			return err
 		}
 		if !fell {
+			p.tally.count(func(t *tally) { t.missed = append(t.missed, p.name+" "+p.trial.name) })
 			return p.plan(len(p.trial.kills))
 		}
 		if err := p.plan(n + 1); err != nil {
@@ -193,6 +196,17 @@ func (p *played) mine() []recorded {
 	return slices.DeleteFunc(all, func(r recorded) bool { return r.Time.Before(p.since) || !strings.Contains(r.Command, p.identityPart()) })
 }
 
+// boots are the journal's records, since the trial began, of the commands that the agent gave itself.
+func (p *played) boots() []recorded {
+	all, _ := readRecords(p.root.Journal())
+	return slices.DeleteFunc(all, func(r recorded) bool {
+		return r.Time.Before(p.since) || !strings.HasPrefix(r.Command, bootDispatcher+"|")
+	})
+}
+
+// bootDispatcher begins the identity of those commands.
+const bootDispatcher = "hostmanager-boot"
+
 func (p *played) dead() bool {
 	select {
 	case <-p.agent.gone:
@@ -214,24 +228,58 @@ func (p *played) ended() bool {
 func (p *played) fell(mine []recorded) {
 	where := "nothing of the command"
 	accepted, finished := len(mine) > 0, false
-	open := map[string]bool{}
 	for _, r := range mine {
 		where = r.String()
 		finished = finished || r.Type == journal.Result
-		if r.Semantics == string(protocol.Once) {
-			open[r.Step] = true
-		}
-		if r.Type == journal.Done {
-			delete(open, r.Step)
-		}
 	}
-	p.open = p.open || len(open) > 0
+	p.open = p.open || len(onceOpen(mine)) > 0
+	if p.trial.kind == startup {
+		if p.cut == nil {
+			p.cut = map[string]bool{}
+		}
+		boots := p.boots()
+		maps.Copy(p.cut, onceOpen(boots))
+		maps.Copy(p.cut, unbegun(boots))
+	}
 	p.alive = accepted && !finished
 	p.told = append(p.told, "behind "+where)
 	p.tally.count(func(t *tally) { t.kills++; t.landed[p.trial.kind+": "+where]++ })
 	if text := siblings(mine); text != "" {
 		p.tally.violate(&p.tally.wrong, "%s %s: %s", p.name, p.trial.name, text)
 	}
+}
+
+// onceOpen returns the commands, by identity, of which a `once` hook is under way where the records end.
+func onceOpen(records []recorded) map[string]bool {
+	under := map[[2]string]bool{} // by command and step
+	for _, r := range records {
+		switch step := [2]string{r.Command, r.Step}; {
+		case r.Semantics == string(protocol.Once):
+			under[step] = true
+		case r.Type == journal.Done:
+			delete(under, step)
+		case r.Type == journal.Result:
+			maps.DeleteFunc(under, func(step [2]string, _ bool) bool { return step[0] == r.Command })
+		}
+	}
+	open := map[string]bool{}
+	for step := range under {
+		open[step[0]] = true
+	}
+	return open
+}
+
+// unbegun returns the commands, by identity, that are accepted and nothing more where the records end.
+func unbegun(records []recorded) map[string]bool {
+	all := map[string]bool{}
+	for _, r := range records {
+		if r.Type == journal.Accepted {
+			all[r.Command] = true
+		} else {
+			delete(all, r.Command)
+		}
+	}
+	return all
 }
 
 // siblings holds that a step begins only when the one before it in its directory is done: "" or what is not so.

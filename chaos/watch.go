@@ -31,6 +31,9 @@ func (in *instance) watch(ctx context.Context, name, before, after string) (end 
 	return func() {
 		seen := stream.Stop()
 		in.tally.count(func(t *tally) { t.asked += seen.Requests })
+		if seen.Requests == 0 && ctx.Err() == nil {
+			in.tally.violate(&in.tally.wrong, "%s %s: nobody asked the application in the middle of it", in.name, name)
+		}
 		if seen.Failed > 0 {
 			in.tally.violate(&in.tally.wrong, "%s %s: in the middle of it not every request was answered by the old version or the new one: %v", in.name, name, seen)
 		}
