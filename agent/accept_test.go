@@ -254,8 +254,9 @@ func TestAcceptance_ExpiryIsJudgedOnce(t *testing.T) {
 		must(t, syscall.Mkfifo(fifo, 0o600))
 		w.hook("appdeploy/pre/05wait", `read x < `+fifo)
 		w.start()
-		w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), form: f})
-		soon := time.Now().Add(400 * time.Millisecond)
+		first := w.send(order{name: protocol.CmdAppDeploy, manifest: w.version("v1", nil, nil), form: f})
+		eventually(t, "the hook waits", func() bool { return lastStep(w, first) == "appdeploy/pre/05wait" })
+		soon := time.Now().Add(5 * time.Second) // enough for a busy machine to accept it in time
 		late := w.send(order{name: protocol.CmdRestartAppServer, expires: soon, form: f})
 		eventually(t, "the second command is accepted", func() bool { return w.journalled(late.Identity()).Identity != "" })
 		eventually(t, "its expiration is over", func() bool { return time.Now().After(soon) })

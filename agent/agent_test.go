@@ -419,7 +419,7 @@ func TestNotify_TellsSystemd(t *testing.T) {
 	defer socket.Close()
 	must(t, socket.SetReadDeadline(time.Now().Add(30*time.Second)))
 	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("WATCHDOG_USEC", "150000")
+	t.Setenv("WATCHDOG_USEC", "3000000")
 	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
 	next := func() string {
 		b := make([]byte, 100)

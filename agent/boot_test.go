@@ -230,7 +230,7 @@ func TestBoot_DoesNotWaitForAStageThatNeverComes(t *testing.T) {
 	succeed := w.startupFails()
 	v1 := w.version("v1", nil, nil)
 	r := w.failedStartup(v1)
-	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil), invocation: "op", stage: stage(0), timeout: time.Second})
+	w.deployed(order{name: protocol.CmdAppDeploy, manifest: w.version("v2", nil, nil), invocation: "op", stage: stage(0), timeout: 5 * time.Second})
 	succeed()
 	must(t, r.stop())
 	w.start()

@@ -33,20 +33,23 @@ type hostile struct {
 	want    []string
 }
 
+// short is the time of a command whose hook does not end. It runs from the command's start, so the steps before the hook have to fit into it too.
+const short = 5 * time.Second
+
 func hostileHooks() map[string]hostile {
 	return map[string]hostile{
-		"sleeper in a session":   {"setsid sleep MARK & exec sleep MARK", time.Second, []int{1}, []string{"Command timed out after 1 seconds: Hook ", "failed: its time was over"}},
+		"sleeper in a session":   {"setsid sleep MARK & exec sleep MARK", short, []int{1}, []string{"Command timed out after 5 seconds: Hook ", "failed: its time was over"}},
 		"daemon unseen":          {"(env -i setsid sh -c 'sleep MARK & exec sleep MARK' &) & sleep 0.1; exit 9", time.Minute, []int{9}, []string{"failed."}},
-		"deaf to TERM":           {"trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 0.0MARK; done' & while :; do sleep 0.1; : MARK; done", time.Second, []int{1}, []string{"its time was over"}},
-		"remover of its leaf":    {leaveLeaf + "setsid sleep MARK & sleep MARK", time.Second, []int{1}, []string{"its time was over"}},
+		"deaf to TERM":           {"trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 0.0MARK; done' & while :; do sleep 0.1; : MARK; done", short, []int{1}, []string{"its time was over"}},
+		"remover of its leaf":    {leaveLeaf + "setsid sleep MARK & sleep MARK", short, []int{1}, []string{"its time was over"}},
 		"fork bomb":              {"exec bash -c ': MARK; f() { f | f & }; f; sleep 1; exit 1'", time.Minute, []int{1, 254}, []string{"more processes and threads than its limit of 64 (HookPidsMax)"}},
 		"memory hog":             {"head -c 300000000 /dev/zero | tail -c 300000000 | wc -c >&2; sleep 0.5; exit 9", time.Minute, nil, []string{"64 MiB (HookMemoryMax)"}},
 		"ended by a signal":      {"kill -SEGV $$", time.Minute, []int{1}, []string{"ended by the signal SIGSEGV"}},
 		"command not found":      {"nosuchcommand", time.Minute, []int{127}, []string{"nosuchcommand: not found", "status 127: a command in it was not found"}},
 		"keeper of its output":   {"setsid sh -c 'while :; do echo noise MARK; done' & sleep 0.1; exit 5", time.Minute, []int{5}, []string{"noise MARK"}},
 		"writer of 64 MB":        {"head -c 64000000 /dev/zero | tr '\\0' x | fold -w 511; exit 6", time.Minute, []int{6}, []string{"xxxx"}},
-		"symlink swapper":        {swapper, time.Second, []int{1}, []string{"its time was over"}},
-		"stops itself":           {"setsid sleep MARK & kill -STOP $$", time.Second, []int{1}, []string{"its time was over"}},
+		"symlink swapper":        {swapper, short, []int{1}, []string{"its time was over"}},
+		"stops itself":           {"setsid sleep MARK & kill -STOP $$", short, []int{1}, []string{"its time was over"}},
 		"interpreter is missing": {"#!/opt/ruby/bin/ruby", time.Minute, []int{1}, []string{"the interpreter /opt/ruby/bin/ruby named in its first line does not exist"}},
 	}
 }

@@ -116,7 +116,9 @@ func (t *tender) pass(ctx context.Context) {
 		}
 	default:
 		t.blind.reset()
-		t.act(ctx)
+		if !t.act(ctx) {
+			return
+		}
 		t.acted = time.Now()
 		t.next = t.acted.Add(max(mendPause, t.again.next()))
 	}
@@ -128,35 +130,41 @@ func (t *tender) lookOnce(ctx context.Context) (string, error) {
 	return t.look(ctx)
 }
 
-// act waits for its turn in the lane, looks again, because what ran before it may have changed everything, and has the platform put it right.
-func (t *tender) act(ctx context.Context) {
-	done := make(chan struct{})
-	t.lane.push(job{identity: "tend", do: func(ctx context.Context) {
-		defer close(done)
+// act waits for its turn in the lane, looks again, because what ran before it may have changed everything, and has the platform put it right. It
+// returns false when ctx ended first: then the lane may still be at it.
+func (t *tender) act(ctx context.Context) bool {
+	return t.inLane(ctx, "tend", func(ctx context.Context) {
 		astray, err := t.lookOnce(ctx)
 		if astray == "" || err != nil {
 			return
 		}
 		t.tell(astray, t.mend(ctx))
+	})
+}
+
+// inLane has the lane do something and waits for it; false when ctx ended first: the lane may be closed, and what it does never comes.
+func (t *tender) inLane(ctx context.Context, what string, do func(context.Context)) bool {
+	done := make(chan struct{})
+	t.lane.push(job{identity: what, do: func(ctx context.Context) {
+		defer close(done)
+		do(ctx)
 	}}, false)
 	select {
 	case <-done:
-	case <-ctx.Done(): // the lane may be closed
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
 // settle puts right what the agent could not when it started, because the platform did not answer then.
 func (t *tender) settle(ctx context.Context) {
-	done := make(chan struct{})
-	t.lane.push(job{identity: "settle", do: func(ctx context.Context) {
-		defer close(done)
+	if !t.inLane(ctx, "settle", func(ctx context.Context) {
 		if err := t.mend(ctx); err == nil {
 			t.owed.Store(false)
 		}
-	}}, false)
-	select {
-	case <-done:
-	case <-ctx.Done():
+	}) {
+		return
 	}
 	t.next = time.Now().Add(max(mendPause, t.again.next()))
 }

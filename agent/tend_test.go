@@ -72,6 +72,8 @@ func tend(t *testing.T, script func(*tended)) *tended {
 		wg.Go(func() { p.lane.run(ctx) })
 		wg.Go(func() { tender.run(ctx) })
 		script(p)
+		<-time.After(time.Second) // a script may end at a tick: what that set going is not to be cut off by the end
+		synctest.Wait()
 		cancel()
 		wg.Wait()
 	})

@@ -280,7 +280,7 @@ func TestLock_OfAProvenDeadHolderIsTakenByWhoAsksForIt(t *testing.T) {
 // TestLock_TellsWhatItsHolderDoes also when heartbeats go out at the same time.
 func TestLock_TellsWhatItsHolderDoes(t *testing.T) {
 	r := open(t, newBucket())
-	h, err := r.Lock(t.Context(), environment.LockRequest{Holder: "anna", TTL: 2 * time.Second})
+	h, err := r.Lock(t.Context(), environment.LockRequest{Holder: "anna", TTL: 6 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func TestLock_TellsWhatItsHolderDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := h.Info()
-	for h.Info().Heartbeat.Equal(first.Heartbeat) && t.Context().Err() == nil { // a heartbeat comes by itself
+	for h.Info().Heartbeat.Equal(first.Heartbeat) && h.Context().Err() == nil { // a heartbeat comes by itself
 		time.Sleep(time.Millisecond)
 	}
 	l, err := r.LockState(t.Context())

@@ -176,7 +176,7 @@ func TestDeploy_NamesWhoDidNotAnswer(t *testing.T) {
 	w.instance("i-b", nil)
 	f, out := w.fleet()
 	f.PickupWindow = time.Millisecond
-	report, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1", Timeout: time.Second})
+	report, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1", Timeout: 5 * time.Second})
 	if !errors.Is(err, fleet.ErrFailed) || !slices.Equal(report.TimedOut, []string{"i-b"}) {
 		t.Fatalf("got %v, %+v", err, report)
 	}

@@ -229,7 +229,7 @@ func TestOperation_SaysWhoGivesNoSign(t *testing.T) {
 func deployedTo(t *testing.T, w *world, release chan struct{}) *fleet.Fleet {
 	t.Helper()
 	f, out := w.fleet()
-	f.QuietAfter = 1500 * time.Millisecond
+	f.QuietAfter = 5 * time.Second
 	var once sync.Once
 	out.onLine = func(l fleet.Line) {
 		if strings.Contains(l.Text, "Still waiting") {

@@ -241,7 +241,7 @@ func TestDeploy_StopsWhenItsLockIsBroken(t *testing.T) {
 		return nil // and never answers
 	})
 	f, _ := w.fleet()
-	f.LockTTL = 600 * time.Millisecond
+	f.LockTTL = 3 * time.Second
 	_, err := f.Deploy(t.Context(), fleet.DeployRequest{Bundle: w.bundle("v1"), Label: "v1"})
 	if !errors.Is(err, environment.ErrLockLost) {
 		t.Fatalf("got %v", err)

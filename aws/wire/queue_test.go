@@ -16,7 +16,7 @@ import (
 // receive takes one message, waiting for it, and insists on its body.
 func receive(t *testing.T, c *queue.Client, url, body string) queue.Message {
 	t.Helper()
-	got, err := c.Receive(t.Context(), url, 1, 5*time.Second)
+	got, err := c.Receive(t.Context(), url, 1, 10*time.Second)
 	must(t, err)
 	if len(got) != 1 || got[0].Body != body {
 		t.Fatalf("received %+v, want %q", got, body)
@@ -50,7 +50,7 @@ func TestQueue_CarriesAMessage(t *testing.T) {
 
 func TestQueue_GivesAMessageBackAfterItsVisibility(t *testing.T) {
 	c := queues(t)
-	url := newQueue(t, c, map[string]string{"VisibilityTimeout": "1"})
+	url := newQueue(t, c, map[string]string{"VisibilityTimeout": "3"})
 	must(t, c.Send(t.Context(), url, "a"))
 	first := receive(t, c, url, "a")
 	second := receive(t, c, url, "a") // the long poll wakes when it is due

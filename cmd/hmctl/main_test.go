@@ -55,6 +55,8 @@ func TestScripts(t *testing.T) {
 			"awaitsent": awaitSent,
 			"spoil":     spoil,
 
+			"interrupt-twice": interruptTwice,
+
 			"operator-key": writeOperatorKey,
 			"unsign":       unsign,
 		},
@@ -178,6 +180,17 @@ func undone(i *wiretest.Instance, c protocol.Command, r protocol.Request) ([]str
 		Status: protocol.Success, Cause: protocol.CauseAborted, Msg: "stuck no more", Serial: current.Serial, VersionLabel: m.VersionLabel,
 	})
 	return []string{body}, err
+}
+
+// interruptTwice sends what runs in the background SIGINT, and again; by then the first may have ended it.
+func interruptTwice(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, c := range ts.BackgroundCmds() {
+		for range 2 {
+			if err := c.Process.Signal(os.Interrupt); !errors.Is(err, os.ErrProcessDone) {
+				ts.Check(err)
+			}
+		}
+	}
 }
 
 // spoil puts rubbish in the place of an object of the environment's record.

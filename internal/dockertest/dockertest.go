@@ -78,10 +78,11 @@ func Remove(ctx context.Context, c *client.Client, ns string) error {
 	errs = append(errs, err)
 	for _, found := range containers {
 		err := c.ContainerRemove(ctx, found.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-		if !cerrdefs.IsNotFound(err) { // what the test began to remove may be gone by now
+		if !cerrdefs.IsNotFound(err) && !cerrdefs.IsConflict(err) { // what the test began to remove may be gone by now, or be in removal
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, awaitGone(ctx, c, only)) // images and networks in use stay
 	images, err := c.ImageList(ctx, image.ListOptions{Filters: only})
 	errs = append(errs, err)
 	for _, found := range images {
@@ -93,9 +94,30 @@ func Remove(ctx context.Context, c *client.Client, ns string) error {
 	networks, err := c.NetworkList(ctx, network.ListOptions{Filters: only})
 	errs = append(errs, err)
 	for _, found := range networks {
-		errs = append(errs, c.NetworkRemove(ctx, found.ID))
+		if err := c.NetworkRemove(ctx, found.ID); !cerrdefs.IsNotFound(err) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// awaitGone waits until there is none of the containers any more: a removal somebody else began goes on after the Engine has refused ours.
+func awaitGone(ctx context.Context, c *client.Client, which filters.Args) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left, err := c.ContainerList(ctx, container.ListOptions{All: true, Filters: which})
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d containers are still there: %w", len(left), context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
 }
 
 // BuildHello returns a folder with the application testdata/apps/hello ready to be packed: its static binary, its Dockerfile, and a version

@@ -268,7 +268,7 @@ func TestSpawner_DetachedDaemonLivesOn(t *testing.T) {
 				}
 				c.Drain = 20 * time.Millisecond
 			}
-			res, _, err := a.run(t.Context(), "setsid sleep $U >/dev/null 2>&1 & while ! grep -q $U /proc/$!/cmdline; do :; done; exit 0", detach)
+			res, _, err := a.run(t.Context(), "setsid sleep $U >/dev/null 2>&1 & while ! grep -q ^sleep /proc/$!/cmdline; do :; done; exit 0", detach)
 			if err != nil || res.Detached == 0 || res.Left != 0 {
 				t.Fatalf("%+v, %v", res, err)
 			}

@@ -103,7 +103,7 @@ func TestDeploy_CleaningLeavesTheNextTreeAlone(t *testing.T) {
 
 func TestDeploy_FailureLeavesTheOldServingAndKeepsEvidence(t *testing.T) {
 	health := [3]string{"aws:elasticbeanstalk:environment:process:default", "HealthCheckPath", "/health"}
-	brief := [3]string{"aws:elasticbeanstalk:hostmanager", "HealthGateTimeout", "1"}
+	brief := [3]string{"aws:elasticbeanstalk:hostmanager", "HealthGateTimeout", "5"}
 	tests := []struct {
 		kind      string
 		event     string // part of the ERROR event
@@ -112,7 +112,7 @@ func TestDeploy_FailureLeavesTheOldServingAndKeepsEvidence(t *testing.T) {
 	}{
 		{"dockerfile-error", "Failed to build Docker image aws_beanstalk/staging-app: ", "forgotten.txt", false},
 		{"exits-at-once", "Docker container quit unexpectedly after launch: hello: told to exit by EXIT=3. Check snapshot logs for details.", "exit code 3", true},
-		{"never-healthy", "did not become healthy within 1s: GET http://", "answered 503, want 200", true},
+		{"never-healthy", "did not become healthy within 5s: GET http://", "answered 503, want 200", true},
 		{"fails-on-one", "Failed to build Docker image aws_beanstalk/staging-app: ", "instance.txt", false},
 	}
 	for _, tt := range tests {

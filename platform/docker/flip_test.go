@@ -192,12 +192,14 @@ func crashAndUndo(t *testing.T, kind, point, undoPoint string) {
 	if err := c.run(t.Context(), dying, dirs...); !errors.Is(err, errKilled) {
 		t.Fatalf("run: %v", err)
 	}
+	_ = dying.Wait(t.Context()) // what it had set going in the background went on in the Engine
 	if undoPoint != "" {
 		second := f.open("")
 		second.SetFault(killAt(undoPoint))
 		if err := c.unwind(second); !errors.Is(err, errKilled) {
 			t.Fatalf("first unwind: %v", err)
 		}
+		_ = second.Wait(t.Context())
 	}
 	last := f.open("")
 	for range 2 { // undoing twice is undoing once
@@ -315,7 +317,7 @@ func TestRun_IgnoreHealthCheckOnlyWarns(t *testing.T) {
 	f := newFixture(t)
 	err := f.deploy(dockertest.BuildBroken(t, "never-healthy", "1"), nil,
 		[3]string{"aws:elasticbeanstalk:environment:process:default", "HealthCheckPath", "/health"},
-		[3]string{"aws:elasticbeanstalk:hostmanager", "HealthGateTimeout", "1"},
+		[3]string{"aws:elasticbeanstalk:hostmanager", "HealthGateTimeout", "5"},
 		[3]string{"aws:elasticbeanstalk:command", "IgnoreHealthCheck", "true"})
 	if err != nil {
 		t.Fatal(err)

@@ -50,7 +50,7 @@ func TestGate_ClosesWithTheLastAnswer(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusTeapot)
 	}))
-	defer server.Close()
+	t.Cleanup(server.Close)
 	endless := listen(t, func(c net.Conn) {
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n")
 		for {
@@ -59,24 +59,27 @@ func TestGate_ClosesWithTheLastAnswer(t *testing.T) {
 			}
 		}
 	})
+	const long = 3 * time.Second // where the answer has to come in time
 	tests := []struct {
-		name string
-		gate gate
-		want string
+		name    string
+		gate    gate
+		timeout time.Duration
+		want    string
 	}{
-		{"wrong code", gateTo(server.URL, "/"), "GET " + server.URL + "/ answered 418, want 200-299"},
-		{"no answer", gateTo(server.URL, "/hang"), "gave no answer in time"},
-		{"nobody listens", gate{addr: "127.0.0.1:1", check: checkOf("", time.Second)}, "a connection to 127.0.0.1:1 failed: connect: connection refused"},
-		{"no HTTP", gateTo(listen(t, func(c net.Conn) { _, _ = io.WriteString(c, "SSH-2.0\r\n") }), "/"), "failed: malformed HTTP"},
-		{"endless header", gateTo(endless, "/"), "failed: "},
-		{"path that is none", gateTo(server.URL, "/\x7f"), "failed: "},
+		{"wrong code", gateTo(server.URL, "/"), long, "GET " + server.URL + "/ answered 418, want 200-299"},
+		{"no answer", gateTo(server.URL, "/hang"), 300 * time.Millisecond, "gave no answer in time"},
+		{"nobody listens", gate{addr: "127.0.0.1:1", check: checkOf("", time.Second)}, long, "a connection to 127.0.0.1:1 failed: connect: connection refused"},
+		{"no HTTP", gateTo(listen(t, func(c net.Conn) { _, _ = io.WriteString(c, "SSH-2.0\r\n") }), "/"), long, "failed: malformed HTTP"},
+		{"endless header", gateTo(endless, "/"), long, "failed: "},
+		{"path that is none", gateTo(server.URL, "/\x7f"), long, "failed: "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.gate.timeout = 300 * time.Millisecond
+			t.Parallel()
+			tt.gate.timeout = tt.timeout
 			err := tt.gate.pass(t.Context())
 			var closed *closedError
-			if !errors.As(err, &closed) || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "within 300ms") {
+			if !errors.As(err, &closed) || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "within "+tt.timeout.String()+":") {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
 		})

@@ -32,7 +32,7 @@ func startFuzzed(f *testing.F) *fuzzed {
 	root := layout.Root(f.TempDir())
 	p := proxy.New(proxy.Options{
 		Root: root, Listen: "127.0.0.1:0", NoAccessLog: true,
-		ResponseTimeout: 200 * time.Millisecond, IOTimeout: 200 * time.Millisecond, IdleTimeout: 200 * time.Millisecond, ShutdownTimeout: time.Second,
+		ResponseTimeout: 2 * time.Second, IOTimeout: 2 * time.Second, IdleTimeout: 2 * time.Second, ShutdownTimeout: time.Second,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

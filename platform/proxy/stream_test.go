@@ -331,13 +331,13 @@ func TestForward_SlowClientBodyIs408(t *testing.T) {
 
 // Short timeouts concern one step each: a request that keeps moving, or a response that pauses, outlives them.
 func TestForward_TimeoutsAreForOneStep(t *testing.T) {
-	const step = 150 * time.Millisecond
+	const step = 2 * time.Second // long enough for a busy machine to be late within it
 	r := startProxy(t, proxy.Options{IOTimeout: step, ResponseTimeout: step})
 	r.to(t, startBackend(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		b, _ := io.ReadAll(req.Body)
 		_, _ = w.Write(b)
 		_ = http.NewResponseController(w).Flush()
-		pause := time.NewTimer(2 * step)
+		pause := time.NewTimer(3 * step / 2)
 		defer pause.Stop()
 		select {
 		case <-pause.C:
@@ -348,7 +348,7 @@ func TestForward_TimeoutsAreForOneStep(t *testing.T) {
 	})))
 	pr, pw := io.Pipe()
 	go func() {
-		tick := time.NewTicker(step / 3)
+		tick := time.NewTicker(step / 4)
 		defer tick.Stop()
 		for range 6 {
 			<-tick.C
