@@ -84,7 +84,7 @@ func (p *Platform) openBuildLog(release string) (*os.File, error) {
 		return nil, fmt.Errorf("make evidence folder: %w", err)
 	}
 	path := buildLog(p.root, release)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := openLog(path, os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open build log: %w", err)
 	}
