@@ -128,7 +128,14 @@ func (p *Platform) beforeFlip(ctx context.Context, next instance, newTree bool) 
 		return st, generation, nil // an undo leads the proxy nowhere again: the zero Target
 	}
 	st.OldTarget = Target{Addr: addr, ID: id, Check: set.Check}
-	if old, ok, err := p.find(ctx, st.Old); err == nil && ok && old.addr == addr {
+	old, ok, err := p.find(ctx, st.Old)
+	if err == nil && (!ok || !old.running) { // an undo must not lead to it: what gets the requests is what serves
+		if reached, is, err := p.unnamed(ctx); err == nil && is && reached.running && reached.id != next.id {
+			old, ok = reached, true
+			st.Old, st.OldImage, st.OldPort = shortID(old.id), old.image, old.labels[labelPort]
+		}
+	}
+	if err == nil && ok && old.addr == addr {
 		st.OldTarget = old.target()
 		st.OldTarget.Check = set.Check
 	}
