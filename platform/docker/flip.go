@@ -296,11 +296,19 @@ func (p *Platform) undoFlip(ctx context.Context, c *hooks.Call) error {
 		return err
 	}
 	if addr != st.OldTarget.Addr {
-		if err := p.valve.Drain(ctx, addr, st.DrainTimeout); err != nil && ctx.Err() == nil {
+		if err := p.valve.Drain(ctx, addr, drainInUndo(ctx, st.DrainTimeout)); err != nil && ctx.Err() == nil {
 			c.Log.Warn("drain incomplete", "addr", addr, "error", err)
 		}
 	}
 	return nil
+}
+
+// drainInUndo leaves half of what time there is to what is still to be undone: an hour's drain would have all of it.
+func drainInUndo(ctx context.Context, timeout time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, max(0, time.Until(deadline)/2))
+	}
+	return timeout
 }
 
 // reviveOld starts the container that served before, unless it still runs, and waits until it answers.
