@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"hostmanager/internal/atomicfile"
 	"hostmanager/protocol"
 )
 
@@ -85,7 +86,7 @@ func ignored(name string) bool {
 }
 
 func hasShebang(path string) bool {
-	f, err := os.Open(path)
+	f, err := atomicfile.OpenRegular(path, os.O_RDONLY, 0)
 	if err != nil {
 		return false
 	}
@@ -100,7 +101,7 @@ func semanticsOf(e entry) protocol.Semantics {
 	if e.builtin != nil {
 		return e.builtin.Semantics
 	}
-	f, err := os.Open(e.path)
+	f, err := atomicfile.OpenRegular(e.path, os.O_RDONLY, 0) // an earlier hook may have put a pipe there
 	if err != nil {
 		return protocol.Once
 	}

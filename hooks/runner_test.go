@@ -481,3 +481,33 @@ func TestNew_RefusesBuiltinsThatCannotWork(t *testing.T) {
 		}
 	}
 }
+
+// A hook may put anything in the place of a later one: what is no file any more when its turn comes fails, and holds nobody.
+func TestRun_APipeInAHooksPlace(t *testing.T) {
+	const dir = "appdeploy/pre"
+	for name, put := range map[string]string{"a pipe": "mkfifo 06b", "a link to a pipe": "mkfifo ../pipe && ln -s ../pipe 06b"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.file(dir, "05a", "#!/bin/sh\ncd "+b.root.HookDir(dir)+" && rm 06b && "+put+" && chmod 755 06b\n", 0o755)
+			path := b.file(dir, "06b", "#!/bin/sh\n# hostmanager: repeatable\n", 0o755)
+			r, err := hooks.New(hooks.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- r.Run(t.Context(), b.call(dir), b, nil) }()
+			select {
+			case err := <-ended:
+				var start *proc.StartError
+				if err == nil || !strings.Contains(err.Error(), path) || !errors.As(err, &start) || start.Hint != "it is no regular file" {
+					t.Errorf("got %v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("it hangs")
+			}
+			if !slices.Contains(b.steps, "started "+dir+"/06b once ") {
+				t.Errorf("steps %q", b.steps)
+			}
+		})
+	}
+}

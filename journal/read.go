@@ -6,23 +6,16 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"hostmanager/internal/atomicfile"
 )
 
 // openRegular opens a file for reading. A pipe in its place, which would hold whoever opens it, is an error like everything else that is no file.
 func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
+	f, err := atomicfile.OpenRegular(path, os.O_RDONLY, 0)
+	if errors.Is(err, atomicfile.ErrNotRegular) {
+		return nil, fmt.Errorf("%w, or put the journal back", err)
 	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file: move it away, or put the journal back", path)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return f, err
 }
 
 // Read returns what the journal at path says. It takes no lock and changes nothing, so it answers while an agent writes or hangs: what it shows

@@ -112,7 +112,7 @@ func Load(file string, asked bool, getenv func(string) (string, bool), flags map
 }
 
 func (c *Config) readFile(file string, asked bool) error {
-	data, err := atomicfile.ReadFileLimit(file, maxFile)
+	data, err := atomicfile.ReadGivenLimit(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) && !asked {
 		return nil
 	}

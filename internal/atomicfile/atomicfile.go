@@ -19,6 +19,9 @@ import (
 // ErrTooLarge is returned by ReadFileLimit for a file over the limit.
 var ErrTooLarge = errors.New("file is larger than allowed")
 
+// ErrNotRegular marks a pipe, socket, device, folder or link where a regular file is to be.
+var ErrNotRegular = errors.New("it is no regular file: move it away")
+
 const tempMark = ".hm-tmp-"
 
 // TempPattern is the pattern for os.CreateTemp of a file that will be renamed to path: hidden, and found by Sweep.
@@ -154,19 +157,58 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// ReadFileLimit reads a whole file of at most max bytes; ErrTooLarge tells of a larger one.
+// OpenRegular opens as os.OpenFile does, but only a regular file: opening a pipe can wait for ever, and opening a device can do something. Anything
+// else is ErrNotRegular; with O_NOFOLLOW in flag so is a link.
+func OpenRegular(path string, flag int, perm fs.FileMode) (*os.File, error) {
+	look := os.Stat
+	if flag&syscall.O_NOFOLLOW != 0 {
+		look = os.Lstat
+	}
+	if st, err := look(path); err == nil && !st.Mode().IsRegular() { // a device is not opened at all
+		return nil, notRegular(path)
+	}
+	f, err := os.OpenFile(path, flag|syscall.O_NONBLOCK, perm)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() { // put there since
+		err = notRegular(path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func notRegular(path string) error { return &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular} }
+
+// ReadFileLimit reads a whole regular file of at most limit bytes; ErrTooLarge tells of a larger one, ErrNotRegular of a pipe and its like.
 func ReadFileLimit(path string, limit int64) ([]byte, error) {
+	f, err := OpenRegular(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return readLimit(f, limit)
+}
+
+// ReadGivenLimit is ReadFileLimit for what the operator names, which may be a pipe: --signing-key <(...). It waits for whoever writes there.
+func ReadGivenLimit(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
+	return readLimit(f, limit)
+}
+
+func readLimit(f *os.File, limit int64) ([]byte, error) {
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, min(limit, math.MaxInt64-1)+1))
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("read %s: %w (limit %d bytes)", path, ErrTooLarge, limit)
+		return nil, fmt.Errorf("read %s: %w (limit %d bytes)", f.Name(), ErrTooLarge, limit)
 	}
 	return data, nil
 }

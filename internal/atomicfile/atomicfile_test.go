@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -196,6 +197,87 @@ func TestReadFileLimit_Bounds(t *testing.T) {
 	}
 	if _, err := atomicfile.ReadFileLimit(filepath.Dir(path), 5); err == nil {
 		t.Error("a folder was read")
+	}
+}
+
+// soon fails a test whose function hangs.
+func soon(t *testing.T, what string, do func() error) error {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- do() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s hangs", what)
+		return nil
+	}
+}
+
+func TestOpenRegular_NeitherWaitsNorTakesAnythingElse(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	err := errors.Join(
+		unix.Mkfifo(at("pipe"), 0o600), os.Symlink("pipe", at("to-pipe")), os.Mkdir(at("folder"), 0o700), os.Symlink(os.DevNull, at("to-device")),
+		os.WriteFile(at("file"), []byte("x"), 0o600), os.Symlink("file", at("to-file")), os.Symlink("nowhere", at("dangling")),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, how := range map[string]int{"read": os.O_RDONLY, "write": os.O_WRONLY | os.O_CREATE | os.O_APPEND, "truncate": os.O_WRONLY | os.O_CREATE | os.O_TRUNC} {
+		for _, file := range []string{"pipe", "to-pipe", "folder", "to-device", "file", "to-file", "dangling", "new-" + name} {
+			for _, follow := range []bool{true, false} {
+				flag := how
+				if !follow {
+					flag |= unix.O_NOFOLLOW
+				}
+				err := soon(t, name+" "+file, func() error {
+					f, err := atomicfile.OpenRegular(at(file), flag, 0o600)
+					if err == nil {
+						err = f.Close()
+					}
+					return err
+				})
+				switch {
+				case file == "file" || file == "to-file" && follow || strings.HasPrefix(file, "new-") && name != "read":
+					if err != nil {
+						t.Errorf("%s %s, following %v: %v", name, file, follow, err)
+					}
+				case strings.HasPrefix(file, "new-") || file == "dangling" && follow:
+					if name == "read" && !errors.Is(err, fs.ErrNotExist) {
+						t.Errorf("%s %s, following %v: %v", name, file, follow, err)
+					}
+				case !errors.Is(err, atomicfile.ErrNotRegular):
+					t.Errorf("%s %s, following %v: %v", name, file, follow, err)
+				}
+				_ = os.Remove(at("nowhere"))
+			}
+		}
+	}
+}
+
+func TestReadFileLimit_APipeOnlyWhereItIsGiven(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := soon(t, "reading a pipe", func() error {
+		_, err := atomicfile.ReadFileLimit(pipe, 5)
+		return err
+	})
+	if !errors.Is(err, atomicfile.ErrNotRegular) {
+		t.Errorf("got %v", err)
+	}
+	go func() { _ = os.WriteFile(pipe, []byte("key"), 0o600) }()
+	err = soon(t, "reading a pipe that is written", func() error {
+		got, err := atomicfile.ReadGivenLimit(pipe, 5)
+		if string(got) != "key" {
+			err = fmt.Errorf("read %q, %w", got, err)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"hostmanager/internal/atomicfile"
 )
 
 // diagnose turns a refused start into a sentence that says which part is missing.
@@ -75,6 +77,8 @@ func forbidden(path string) string {
 		return "the file cannot be looked at: " + err.Error()
 	case st.IsDir():
 		return "it is a folder"
+	case !st.Mode().IsRegular():
+		return "it is no regular file"
 	case st.Mode().Perm()&0o111 == 0:
 		return fmt.Sprintf("the file is not executable; run chmod +x %s and pack it again", filepath.Base(path))
 	}
@@ -88,7 +92,7 @@ func forbidden(path string) string {
 
 func notExecutable(path string) string {
 	head := make([]byte, 64)
-	f, err := os.Open(path)
+	f, err := atomicfile.OpenRegular(path, os.O_RDONLY, 0)
 	if err != nil {
 		return "its content cannot be read: " + err.Error()
 	}
@@ -119,7 +123,7 @@ func tooBig(c *Command) string {
 }
 
 func firstLine(path string) string {
-	f, err := os.Open(path)
+	f, err := atomicfile.OpenRegular(path, os.O_RDONLY, 0)
 	if err != nil {
 		return ""
 	}
@@ -142,11 +146,15 @@ func shebang(line string) string {
 }
 
 func elfLoader(path string) string {
-	f, err := elf.Open(path)
+	file, err := atomicfile.OpenRegular(path, os.O_RDONLY, 0)
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
+	defer file.Close()
+	f, err := elf.NewFile(file)
+	if err != nil {
+		return ""
+	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP && p.Filesz < 4096 {
 			b, err := io.ReadAll(p.Open())

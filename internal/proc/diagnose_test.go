@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"hostmanager/internal/proc"
 )
@@ -72,5 +73,30 @@ func TestRun_StartThatFailsSaysWhatIsMissing(t *testing.T) {
 	}
 	if _, err := proc.Run(t.Context(), proc.Command{Path: "sh"}); err == nil {
 		t.Error("a program was looked up in PATH")
+	}
+}
+
+// A pipe in a program's place is refused by the kernel; looking for the reason must not wait for somebody who writes there.
+func TestRun_APipeInAProgramsPlace(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(pipe, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := proc.Run(t.Context(), proc.Command{Path: pipe})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		var e *proc.StartError
+		if !errors.As(err, &e) || !errors.Is(err, syscall.EACCES) || e.Hint != "it is no regular file" {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it hangs")
 	}
 }

@@ -53,7 +53,7 @@ func loadEntry(entry string) ([]Key, error) {
 	}
 	var keys []Key
 	for _, file := range files {
-		content, err := atomicfile.ReadFileLimit(file, maxKeyFile)
+		content, err := atomicfile.ReadGivenLimit(file, maxKeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("read keys: %w", err)
 		}

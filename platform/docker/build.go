@@ -84,7 +84,7 @@ func (p *Platform) openBuildLog(release string) (*os.File, error) {
 		return nil, fmt.Errorf("make evidence folder: %w", err)
 	}
 	path := buildLog(p.root, release)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := openLog(path, os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open build log: %w", err)
 	}
@@ -159,13 +159,18 @@ func (p *Platform) buildWith(ctx context.Context, builder build.BuilderVersion, 
 		Remove:      true,
 		ForceRemove: true,
 	}
+	layers := classicLayers{}
+	if builder == build.BuilderV1 {
+		if layers.before, err = p.allImages(ctx); err != nil {
+			return "", err
+		}
+	}
 	body, sent := p.supply(ctx, tree, &options)
 	response, err := p.cli.ImageBuild(ctx, body, options)
 	var id string
 	if err != nil {
 		err = &refusedError{err}
 	} else {
-		var layers classicLayers
 		id, err = followBuild(response.Body, io.MultiWriter(out, &layers), p.hide)
 		drainAndClose(response.Body)
 		if err != nil {
@@ -231,8 +236,9 @@ func followBuild(body io.Reader, out io.Writer, hide *redact.Redactor) (id strin
 }
 
 // classicLayers finds in the classic builder's output the images of the steps it carried out. It sets our label only with the last step, so
-// those of a build that fails are known to nobody else.
+// those of a build that fails are known to nobody else. What a RUN prints looks the same: an image that was there before is none of them.
 type classicLayers struct {
+	before map[string]bool // by their ids' first twelve digits
 	made   []string
 	step   string
 	cached bool
@@ -248,11 +254,23 @@ func (l *classicLayers) Write(b []byte) (int, error) {
 			l.cached = false
 		case line == "---> Using cache":
 			l.cached = true
-		case isID && classicID.MatchString(id) && !l.cached && !strings.HasPrefix(strings.ToUpper(l.step), "FROM "):
+		case isID && classicID.MatchString(id) && !l.cached && !l.before[id] && !strings.HasPrefix(strings.ToUpper(l.step), "FROM "):
 			l.made = append(l.made, id)
 		}
 	}
 	return len(b), nil
+}
+
+func (p *Platform) allImages(ctx context.Context) (map[string]bool, error) {
+	list, err := p.cli.ImageList(ctx, image.ListOptions{All: true})
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	ids := map[string]bool{}
+	for _, img := range list {
+		ids[shortID(strings.TrimPrefix(img.ID, "sha256:"))] = true
+	}
+	return ids, nil
 }
 
 var classicID = regexp.MustCompile(`^[0-9a-f]{12}$`)

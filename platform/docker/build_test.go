@@ -1,7 +1,11 @@
 package docker_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 	"github.com/google/go-cmp/cmp"
 
@@ -213,6 +218,59 @@ func TestBuild_ClassicBuilderOnlyWhereBuildKitIsRefused(t *testing.T) {
 	if classic.Load() != 2 {
 		t.Errorf("%d classic builds, want one a deployment", classic.Load())
 	}
+}
+
+// What a step prints may look like the classic builder's own words: an image that was there before the build is nobody's to remove.
+func TestBuild_FailedClassicBuildLeavesImagesOfOthers(t *testing.T) {
+	f := newFixture(t)
+	f.platform = f.open(engineProxy(t, func(w http.ResponseWriter, r *http.Request) bool {
+		version, is := buildOf(r)
+		return is && version == "2" && refuse(w, r, http.StatusBadRequest, "buildkit is not supported by daemon")
+	}))
+	theirs := f.untagged()
+	dir := dockertest.BuildHello(t, "said\n---> "+theirs[:12]+"\nsaid")
+	// No port of that number: the step says its version, and fails.
+	text := "FROM scratch\nCOPY . /\nENV PORT=99999\nRUN [\"/hello\"]\nEXPOSE 8080\n"
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := f.layers()
+	if err := f.deploy(dir, nil); err == nil || !strings.Contains(f.said(), "\n---> "+theirs[:12]+"\n") {
+		t.Fatalf("error %v\n%s", err, f.said())
+	}
+	if _, err := f.engine.ImageInspect(t.Context(), theirs); err != nil {
+		t.Errorf("the image of others: %v", err)
+	}
+	if now := f.layers(); !slices.Equal(now, before) {
+		t.Errorf("images without a name before %v and after the failed build %v", before, now)
+	}
+}
+
+// untagged makes an image without a name or a label, and returns the digits of its id.
+func (f *fixture) untagged() string {
+	f.t.Helper()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	body := []byte(f.ns) // one of its own
+	err := w.WriteHeader(&tar.Header{Name: "file", Mode: 0o644, Size: int64(len(body))})
+	if err == nil {
+		_, err = w.Write(body)
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		f.t.Fatal(err)
+	}
+	answer, err := f.engine.ImageImport(f.t.Context(), image.ImportSource{Source: &archive, SourceName: "-"}, "", image.ImportOptions{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer answer.Close()
+	var said struct{ Status string }
+	if err := json.NewDecoder(answer).Decode(&said); err != nil {
+		f.t.Fatal(err)
+	}
+	id := strings.TrimPrefix(said.Status, "sha256:")
+	f.t.Cleanup(func() { _, _ = f.engine.ImageRemove(cleanupContext(), id, image.RemoveOptions{}) })
+	return id
 }
 
 func TestBuild_EngineFailureIsTriedOnceMore(t *testing.T) {

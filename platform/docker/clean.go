@@ -135,8 +135,8 @@ func (p *Platform) clean(ctx context.Context, releases []string) error {
 	return p.discard(ctx, old)
 }
 
-// findStale goes by the files and the Engine: the container that serves, the last good one, the one being staged and the evidence stay, with their
-// images and trees; so do the versions that ran well before them, as many as the settings say, what current leads to, and the releases the caller
+// findStale goes by the files, the proxy and the Engine: the container that serves, the last good one, the one being staged and the evidence stay,
+// with their images and trees, and so does what gets the requests where no file names it; so do the versions that ran well before them, as many as the settings say, what current leads to, and the releases the caller
 // names.
 func (p *Platform) findStale(ctx context.Context, releases []string) (stale, error) {
 	var keep []string
@@ -160,8 +160,10 @@ func (p *Platform) findStale(ctx context.Context, releases []string) (stale, err
 	if err != nil {
 		return stale{}, fmt.Errorf("list containers: %w", err)
 	}
+	reached := p.reached(ctx)
 	named := func(c container.Summary) bool {
-		return slices.ContainsFunc(keep, func(id string) bool { return strings.HasPrefix(c.ID, id) })
+		runs := c.State != container.StateExited && c.State != container.StateCreated
+		return slices.ContainsFunc(keep, func(id string) bool { return strings.HasPrefix(c.ID, id) }) || reached(c.ID, p.addressOf(c), runs)
 	}
 	good, err := p.goodVersions(ctx, list, named)
 	if err != nil {
@@ -178,6 +180,14 @@ func (p *Platform) findStale(ctx context.Context, releases []string) (stale, err
 	}
 	old.trees, err = p.staleTrees(releases)
 	return old, err
+}
+
+// addressOf is where a listed container listens, host:port.
+func (p *Platform) addressOf(c container.Summary) string {
+	if c.NetworkSettings == nil {
+		return ""
+	}
+	return address(c.NetworkSettings.Networks[p.names.network()], c.Labels[labelPort])
 }
 
 // goodVersions returns the ids of the containers by which versions are kept beyond those that the files name: of each version the latest

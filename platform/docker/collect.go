@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/build"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
@@ -142,11 +143,15 @@ func (p *Platform) Collect(ctx context.Context, o CollectOptions) error {
 
 // dropStaged forgets what was staged and what failed.
 func (p *Platform) dropStaged(ctx context.Context) error {
+	untagged := p.untag(ctx, p.names.staging())
+	if cerrdefs.IsConflict(untagged) { // its only name, and a container runs from it: clean knows whether that is needed
+		untagged = nil
+	}
 	return errors.Join(
 		p.dropEvidence(ctx, ""),
 		writeState(p.root.StagingContainerID(), ""),
 		writeLink("", p.root.Staging()),
-		p.untag(ctx, p.names.staging()),
+		untagged,
 	)
 }
 

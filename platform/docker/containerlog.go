@@ -76,8 +76,7 @@ func openContainerLog(root layout.Root, id string) (*containerLog, error) {
 
 // reopen opens the file, and cuts off what was written after the noted position where cut is set.
 func (l *containerLog) reopen(cut bool) error {
-	// The container may own this folder's other entries: never through a link.
-	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
+	f, err := openLog(l.path, os.O_APPEND, 0o644)
 	if err != nil {
 		return fmt.Errorf("open container log: %w", err)
 	}
@@ -101,6 +100,20 @@ func (l *containerLog) reopen(cut bool) error {
 	}
 	l.file, l.pos.Inode, l.pos.Size = f, inode, size
 	return nil
+}
+
+// openLog opens a log file of ours for writing, in a folder where a container, or a hook, may put anything in its place: what is no regular file,
+// such as a link or a pipe, makes way for a new one, but for a folder that holds something.
+func openLog(path string, flag int, perm fs.FileMode) (*os.File, error) {
+	flag |= os.O_CREATE | os.O_WRONLY | unix.O_NOFOLLOW
+	f, err := atomicfile.OpenRegular(path, flag, perm)
+	if !errors.Is(err, atomicfile.ErrNotRegular) {
+		return f, err
+	}
+	if err := os.Remove(path); err != nil {
+		return nil, fmt.Errorf("make way for a log file: %w", err)
+	}
+	return atomicfile.OpenRegular(path, flag, perm)
 }
 
 func inodeOf(info fs.FileInfo) uint64 {

@@ -128,7 +128,14 @@ func (p *Platform) beforeFlip(ctx context.Context, next instance, newTree bool) 
 		return st, generation, nil // an undo leads the proxy nowhere again: the zero Target
 	}
 	st.OldTarget = Target{Addr: addr, ID: id, Check: set.Check}
-	if old, ok, err := p.find(ctx, st.Old); err == nil && ok && old.addr == addr {
+	old, ok, err := p.find(ctx, st.Old)
+	if err == nil && (!ok || !old.running) { // an undo must not lead to it: what gets the requests is what serves
+		if reached, is, err := p.unnamed(ctx); err == nil && is && reached.running && reached.id != next.id {
+			old, ok = reached, true
+			st.Old, st.OldImage, st.OldPort = shortID(old.id), old.image, old.labels[labelPort]
+		}
+	}
+	if err == nil && ok && old.addr == addr {
 		st.OldTarget = old.target()
 		st.OldTarget.Check = set.Check
 	}
@@ -289,11 +296,19 @@ func (p *Platform) undoFlip(ctx context.Context, c *hooks.Call) error {
 		return err
 	}
 	if addr != st.OldTarget.Addr {
-		if err := p.valve.Drain(ctx, addr, st.DrainTimeout); err != nil && ctx.Err() == nil {
+		if err := p.valve.Drain(ctx, addr, drainInUndo(ctx, st.DrainTimeout)); err != nil && ctx.Err() == nil {
 			c.Log.Warn("drain incomplete", "addr", addr, "error", err)
 		}
 	}
 	return nil
+}
+
+// drainInUndo leaves half of what time there is to what is still to be undone: an hour's drain would have all of it.
+func drainInUndo(ctx context.Context, timeout time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, max(0, time.Until(deadline)/2))
+	}
+	return timeout
 }
 
 // reviveOld starts the container that served before, unless it still runs, and waits until it answers.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/google/go-cmp/cmp"
@@ -280,6 +281,43 @@ func TestUndo_LosesNoRequest(t *testing.T) {
 		t.Errorf("%d of %d requests failed, the first with %s", failed, sent, first)
 	}
 	f.wantAnswer("Hello from 1")
+}
+
+// A request that the new container keeps open has the undo of a flip wait for it, but leaves time for the steps before.
+func TestUndo_DrainsWithinItsTime(t *testing.T) {
+	f := newFixture(t)
+	f.mustDeploy("1", nil)
+	c := f.command("CMD-AppDeploy")
+	c.configure(nil, [3]string{"aws:elasticbeanstalk:environment:process:default", "DeregistrationDelay", "3600"})
+	c.unpack(dockertest.BuildHello(t, "2"))
+	if err := c.run(t.Context(), f.platform, deployDirs...); err != nil {
+		t.Fatal(err)
+	}
+	var client sync.WaitGroup
+	client.Go(func() {
+		if answer, err := http.Get(f.valve.url + "/slow?ms=60000"); err == nil {
+			_ = answer.Body.Close()
+		}
+	})
+	eventually(t, "the request is under way", func() bool {
+		s, err := f.valve.client.State(t.Context())
+		return err == nil && s.InFlight > 0
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for _, s := range slices.Backward(c.steps) {
+		if s.hook.Undo == nil {
+			continue
+		}
+		if err := s.hook.Undo(ctx, c.call(s)); err != nil {
+			t.Errorf("undo %s/%s: %v", s.dir, s.hook.Name, err)
+		}
+	}
+	f.wantAnswer("Hello from 1")
+	if running := strings.Fields(f.snapshot().Running); len(running) != 1 || f.evidence() == "" {
+		t.Errorf("running %v, evidence %q", running, f.evidence())
+	}
+	client.Wait()
 }
 
 func TestFlip_TakesALostAnswerForWhatItWas(t *testing.T) {

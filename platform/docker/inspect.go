@@ -9,10 +9,12 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/network"
 )
 
 // errNotOurs marks a container that a state file names but that this platform did not create.
@@ -63,12 +65,49 @@ func (p *Platform) instanceOf(found container.InspectResponse) instance {
 	}
 	in.started, _ = time.Parse(time.RFC3339Nano, found.State.StartedAt)
 	in.finished, _ = time.Parse(time.RFC3339Nano, found.State.FinishedAt)
-	if e := found.NetworkSettings.Networks[p.names.network()]; e != nil {
-		if addr, ok := endpointAddress(e); ok {
-			in.addr = net.JoinHostPort(addr.String(), labels[labelPort])
-		}
-	}
+	in.addr = address(found.NetworkSettings.Networks[p.names.network()], labels[labelPort])
 	return in
+}
+
+// address is host:port of a container in our network, "" where it is not in there.
+func address(e *network.EndpointSettings, port string) string {
+	if e == nil {
+		return ""
+	}
+	addr, ok := endpointAddress(e)
+	if !ok {
+		return ""
+	}
+	return net.JoinHostPort(addr.String(), port)
+}
+
+// reached returns what tells of a container whether requests may come to it, whatever the files say: the proxy leads to it, or it runs while the
+// proxy does not say where it leads.
+func (p *Platform) reached(ctx context.Context) func(id, addr string, runs bool) bool {
+	_, addr, target, err := p.valve.State(ctx)
+	if err != nil {
+		p.log.Warn("the proxy does not say where it leads: what runs is left alone", "error", err)
+		return func(_, _ string, runs bool) bool { return runs }
+	}
+	return func(id, at string, _ bool) bool {
+		return addr != "" && (at == addr || target != "" && strings.HasPrefix(id, target))
+	}
+}
+
+// unnamed returns the container of ours that the proxy leads to, for where no file names one that serves. A proxy that does not answer tells of none.
+func (p *Platform) unnamed(ctx context.Context) (in instance, ok bool, err error) {
+	_, addr, id, err := p.valve.State(ctx)
+	if err != nil || addr == "" || id == "" {
+		return instance{}, false, nil
+	}
+	if err := p.connect(ctx); err != nil {
+		return instance{}, false, err
+	}
+	in, ok, err = p.find(ctx, id)
+	if errors.Is(err, errNotOurs) {
+		return instance{}, false, nil
+	}
+	return in, ok && in.addr == addr, err
 }
 
 func (in instance) target() Target {

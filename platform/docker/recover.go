@@ -22,7 +22,12 @@ func (p *Platform) Recover(ctx context.Context) error {
 	if err := p.Wait(ctx); err != nil {
 		return err
 	}
-	err := errors.Join(p.recoverCurrent(ctx), p.recoverLastGood(ctx))
+	// Where the container that should serve does not, another may: the one that is named as staged, or as the one before, or by no file at all.
+	// Nothing of that is stopped or removed until this is put right.
+	if err := p.recoverCurrent(ctx); err != nil {
+		return errors.Join(err, p.sweep())
+	}
+	err := p.recoverLastGood(ctx)
 	staged, errStaged := releaseName(p.root.Staging())
 	if errStaged != nil {
 		return errors.Join(err, errStaged)
@@ -36,7 +41,14 @@ func (p *Platform) Recover(ctx context.Context) error {
 
 func (p *Platform) recoverCurrent(ctx context.Context) error {
 	id, err := readState(p.root.CurrentContainerID())
-	if id == "" || err != nil {
+	if err != nil {
+		return err
+	}
+	if id == "" {
+		in, ok, err := p.unnamed(ctx)
+		if ok {
+			return fmt.Errorf("container %s gets the requests, but %s does not name it: deploy a version again", shortID(in.id), p.root.CurrentContainerID())
+		}
 		return err
 	}
 	in, ok, err := p.find(ctx, id)
@@ -66,7 +78,7 @@ func (p *Platform) recoverLastGood(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if current, err := readState(p.root.CurrentContainerID()); err != nil || id == current {
+	if current, err := readState(p.root.CurrentContainerID()); err != nil || id == current || current == "" {
 		return err
 	}
 	return p.stop(ctx, id)

@@ -329,7 +329,8 @@ func (p *Platform) quitFailure(ctx context.Context, c *hooks.Call, id string, af
 	return fail(c, f)
 }
 
-// undoRun takes 00run back: the container is stopped and kept as evidence. It never touches the container that serves.
+// undoRun takes 00run back: the container is stopped and kept as evidence. It never touches the container that serves, which is also the one that
+// gets the requests, whatever the files say: a flip that was cut short and could not be taken back leaves the two apart.
 func (p *Platform) undoRun(ctx context.Context, c *hooks.Call) error {
 	if err := p.Wait(ctx); err != nil {
 		return err
@@ -344,6 +345,13 @@ func (p *Platform) undoRun(ctx context.Context, c *hooks.Call) error {
 	}
 	if ok && current != "" && strings.HasPrefix(in.id, current) {
 		return fmt.Errorf("container %s serves: its flip was not undone", shortID(in.id))
+	}
+	if ok && p.reached(ctx)(in.id, in.addr, in.running) {
+		// Named as staged no more, it goes with the next cleaning that finds the proxy leading elsewhere.
+		return errors.Join(
+			fmt.Errorf("container %s is left running: the proxy leads to it, or does not say where it leads", shortID(in.id)),
+			writeState(p.root.StagingContainerID(), ""),
+		)
 	}
 	switch {
 	case ok && c.Again: // nobody has anything to learn from it, and the next one wants its name

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"hostmanager/platform/settings"
 )
 
@@ -116,14 +114,13 @@ func (p *Platform) appendQuit(in instance, last *tail) error {
 	if err := p.makeLogFolder(); err != nil {
 		return err
 	}
-	// In a folder the container may write to: never through a link it could have put there.
 	path := unexpectedQuitLog(p.root)
 	if info, err := os.Lstat(path); err == nil && info.Size() > maxQuitLog { // an application that ends again and again fills no disk
 		if err := os.Rename(path, path+".1"); err != nil {
 			return fmt.Errorf("set old %s aside: %w", path, err)
 		}
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
+	f, err := openLog(path, os.O_APPEND, 0o644)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}

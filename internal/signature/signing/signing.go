@@ -86,7 +86,7 @@ func ParsePEM(content []byte) (Key, error) {
 
 // ReadFile reads a private key's file.
 func ReadFile(path string) (Key, error) {
-	content, err := atomicfile.ReadFileLimit(path, maxKeyFile)
+	content, err := atomicfile.ReadGivenLimit(path, maxKeyFile)
 	if err != nil {
 		return Key{}, fmt.Errorf("read private key: %w", err)
 	}
