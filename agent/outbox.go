@@ -412,12 +412,15 @@ func (o *outbox) try(ctx context.Context, out outcome) error {
 	return nil
 }
 
+// maxSpill bounds a large response, bytes: more than all hooks of a command together put out that is kept.
+const maxSpill = 256 << 20
+
 // spill brings the whole of a large response to S3 before the message that names its place. A file that is gone was brought there before.
 func (o *outbox) spill(ctx context.Context, out outcome) error {
 	if out.Spill == nil {
 		return nil
 	}
-	data, err := os.ReadFile(filepath.Join(o.agent.Root.Outbox(), filepath.Base(out.Spill.File)))
+	data, err := atomicfile.ReadFileLimit(filepath.Join(o.agent.Root.Outbox(), filepath.Base(out.Spill.File)), maxSpill)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
