@@ -23,6 +23,7 @@ import (
 	"hostmanager/agent"
 	"hostmanager/agent/config"
 	"hostmanager/aws/localaws"
+	"hostmanager/internal/dockertest"
 	"hostmanager/internal/layout"
 	"hostmanager/journal"
 	"hostmanager/protocol"
@@ -148,7 +149,7 @@ func TestKilled_EndsWhatHooksLeftRunning(t *testing.T) {
 func TestPurge_EndsWhatHooksOfAKilledAgentLeftRunning(t *testing.T) {
 	w, child := orphaned(t)
 	c := testConfig()
-	c.DockerNamespace = fmt.Sprintf("purge-test-%d", os.Getpid())
+	c.DockerNamespace = dockertest.Namespace(t)
 	must(t, agent.Purge(t.Context(), w.root, c))
 	eventually(t, "the child is ended", func() bool { return !alive(child) })
 }

@@ -20,14 +20,6 @@ type registrar struct {
 	told  environment.Instance // last; guarded by mu
 }
 
-// The words of an instance's state in its registration.
-const (
-	stateReady     = "ready"     // waits for commands
-	stateDegraded  = "degraded"  // waits for commands, but what is deployed is not well
-	stateDeploying = "deploying" // an exclusive command runs
-	stateStopping  = "stopping"  // the agent ends
-)
-
 const registerTimeout = 20 * time.Second
 
 // statusTimeout bounds the look at the application before it: an Engine that hangs must not keep the instance from being seen.
@@ -78,20 +70,20 @@ func (r *registrar) run(ctx context.Context) {
 	}
 }
 
-// state is stateDeploying or stateReady; what of the application makes stateDegraded of the latter is not asked here.
+// state is environment.StateDeploying or environment.StateReady; what of the application makes environment.StateDegraded of the latter is not asked here.
 func (r *registrar) state() string {
 	r.agent.mu.Lock()
 	defer r.agent.mu.Unlock()
 	if r.agent.current != nil {
-		return stateDeploying
+		return environment.StateDeploying
 	}
-	return stateReady
+	return environment.StateReady
 }
 
 // changed tells whether the application does otherwise than was told last. While a command runs it is not asked: the command's end tells. What
 // counts is whether it is well, not the words of the reason, which may differ with every look.
 func (r *registrar) changed(ctx context.Context) bool {
-	if r.state() == stateDeploying {
+	if r.state() == environment.StateDeploying {
 		return false
 	}
 	app, err := r.agent.applicationNow(ctx)
@@ -132,8 +124,8 @@ func (a *Agent) reason(text string) string {
 
 // withHealth is the word for an agent's state together with its application's.
 func withHealth(state string, health environment.Application) string {
-	if state == stateReady && health.Trouble() != "" {
-		return stateDegraded
+	if state == environment.StateReady && health.Trouble() != "" {
+		return environment.StateDegraded
 	}
 	return state
 }
@@ -142,7 +134,7 @@ func withHealth(state string, health environment.Application) string {
 func (r *registrar) farewell(d time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
-	r.write(ctx, stateStopping)
+	r.write(ctx, environment.StateStopping)
 }
 
 func (r *registrar) write(ctx context.Context, state string) {

@@ -184,7 +184,7 @@ type process struct {
 // environ is what the binaries are started with: this process's environment, with the local endpoint in place of any AWS settings.
 func (in *instance) environ() []string {
 	own := slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "HOSTMANAGER_") || strings.HasPrefix(kv, "HMCTL_") || strings.HasPrefix(kv, "NOTIFY_SOCKET=") || strings.HasPrefix(kv, "LISTEN_")
+		return slices.ContainsFunc([]string{"AWS_", "HOSTMANAGER_", "HMCTL_", "NOTIFY_SOCKET=", "LISTEN_"}, func(of string) bool { return strings.HasPrefix(kv, of) })
 	})
 	return append(own, "AWS_ENDPOINT_URL="+in.aws.URL(), "AWS_REGION="+region, "AWS_ACCESS_KEY_ID="+agentKey, "AWS_SECRET_ACCESS_KEY=local",
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null",

@@ -122,7 +122,7 @@ func (p *played) plan(n int) error {
 // identityPart is what the identity of the trial's command contains and no other's.
 func (p *played) identityPart() string {
 	if p.trial.kind == startup {
-		return "|" + protocol.CmdSelfStartup + "-"
+		return "-" + protocol.CmdSelfStartup
 	}
 	return p.order.invocation
 }

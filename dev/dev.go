@@ -349,7 +349,11 @@ func (r *room) close(ctx context.Context) error {
 	}
 	if err := errors.Join(errs...); err != nil {
 		if r.opened { // with the mark, by which the next room finds it
-			err = fmt.Errorf("%w; what is left stands in %s: the next hmctl dev tries again", err, r.Root)
+			again := "the next hmctl dev"
+			if !r.temporary {
+				again += " with this --root"
+			}
+			err = fmt.Errorf("%w; what is left stands in %s: %s tries again", err, r.Root, again)
 		}
 		return err
 	}

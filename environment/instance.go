@@ -66,12 +66,20 @@ func (a Application) Trouble() string {
 	}
 }
 
+// The words of an instance's state in its registration.
+const (
+	StateReady     = "ready"     // waits for commands
+	StateDegraded  = "degraded"  // waits for commands, but what is deployed is not well
+	StateDeploying = "deploying" // an exclusive command runs
+	StateStopping  = "stopping"  // the agent ends
+)
+
 // Silent tells whether the instance has not renewed its registration for too long.
 func (i Instance) Silent(now time.Time) bool { return now.Sub(i.Seen) > SilentAfter }
 
 // AtRest tells whether no command was under way when the instance was registered, so that nothing takes back what it ran then. What an agent says that
 // stops does not tell.
-func (i Instance) AtRest() bool { return i.State == "ready" || i.State == "degraded" }
+func (i Instance) AtRest() bool { return i.State == StateReady || i.State == StateDegraded }
 
 // Unreadable is an object among the registrations that is none.
 type Unreadable struct {

@@ -56,7 +56,7 @@ func TestAbort_TellsWhetherItTakesEffect(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.PickupWindow = time.Millisecond
-			report, err := f.Abort(t.Context(), fleet.AbortRequest{Timeout: time.Second})
+			report, err := f.Abort(t.Context(), fleet.AbortRequest{Timeout: 5 * time.Second})
 			if !errors.Is(err, fleet.ErrNotUniform) || !strings.Contains(err.Error(), "no answer from i-b") || report.Uniform {
 				t.Errorf("%+v, %v", report, err)
 			}
@@ -258,7 +258,7 @@ func TestAbort_ReachesSilentInstances(t *testing.T) {
 	}
 	f.PickupWindow = time.Millisecond
 	named := fleet.Selection{Instances: []string{"i-a", "i-silent"}}
-	if _, err := f.Send(t.Context(), fleet.SendRequest{Command: "CMD-X", Targets: named, Timeout: time.Second}); !errors.Is(err, fleet.ErrFailed) {
+	if _, err := f.Send(t.Context(), fleet.SendRequest{Command: "CMD-X", Targets: named, Timeout: 5 * time.Second}); !errors.Is(err, fleet.ErrFailed) {
 		t.Fatal(err)
 	}
 	op := told.Load()
@@ -266,7 +266,7 @@ func TestAbort_ReachesSilentInstances(t *testing.T) {
 		t.Fatalf("the lock says %+v", op)
 	}
 	w.held(*op)
-	report, err := f.Abort(t.Context(), fleet.AbortRequest{Timeout: time.Second})
+	report, err := f.Abort(t.Context(), fleet.AbortRequest{Timeout: 5 * time.Second})
 	if !errors.Is(err, fleet.ErrNotUniform) || !strings.Contains(err.Error(), "no answer from i-silent; the abort waits") || report.Uniform || len(report.Instances) != 2 {
 		t.Errorf("%+v, %v", report, err)
 	}

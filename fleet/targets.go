@@ -20,7 +20,7 @@ type Selection struct {
 type targets struct {
 	chosen  []environment.Target
 	partial bool                 // some registered instance is not among them
-	others  []environment.Target // those of them who are silent or not registered
+	others  []environment.Target // of the chosen, those that are silent or not registered
 }
 
 // targets looks up what the selection means, and warns of what is not in order among the registrations.

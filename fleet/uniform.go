@@ -57,8 +57,8 @@ func (f *Fleet) sayAway(ctx context.Context, report *AbortReport) {
 	}
 }
 
-// sayOdd names the instances that run neither the aborted nor the desired version, nothing among it: they did not before either. One that was put back after an earlier
-// abort, or was not when others were, has the desired version under another serial.
+// sayOdd names the instances that run neither the aborted nor the desired version, or none at all: that was so before. One that was put back after
+// an earlier abort, or was not when others were, has the desired version under another serial.
 func (f *Fleet) sayOdd(ctx context.Context, report *AbortReport) ([]string, error) {
 	current, m, err := f.Record.CurrentManifest(ctx)
 	if errors.Is(err, environment.ErrNoCurrent) {

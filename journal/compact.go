@@ -25,23 +25,10 @@ const (
 	drop
 )
 
-// plan gives every command its fate at one moment.
+// plan gives every command its fate at one moment: one whose result was sent, or given up, is forgotten after Window, counted from its last record.
 type plan struct {
 	state *state
 	now   time.Time
-	saves bool // there is something to gain
-}
-
-// makePlan decides. Commands whose result is known are forgotten after Window, counted from their last record; one without a result is never.
-func makePlan(s *state, now time.Time) plan {
-	p := plan{state: s, now: now, saves: s.waste > 0}
-	for _, c := range s.order {
-		p.saves = p.saves || c.Finished() && p.outlived(c.endedAt())
-	}
-	for _, ended := range s.old {
-		p.saves = p.saves || p.outlived(time.UnixMilli(ended))
-	}
-	return p
 }
 
 func (p plan) outlived(ended time.Time) bool { return p.now.Sub(ended) > Window }
@@ -60,7 +47,7 @@ func (p plan) fateOf(identity string) fate {
 		return bare
 	}
 	switch {
-	case !c.Finished(), c.SentAt.IsZero(): // the outbox gives a result up, not the journal
+	case c.SentAt.IsZero(): // the outbox gives a result up, not the journal
 		return keep
 	case p.outlived(c.endedAt()):
 		return drop
@@ -99,7 +86,7 @@ func ofWork(t Type) bool {
 	return false
 }
 
-// Compact rewrites the journal without what nobody needs at now: commands whose result is known for longer than Window, and payloads of steps
+// Compact rewrites the journal without what nobody needs at now: commands whose result was sent or given up longer ago than Window, and payloads of steps
 // of commands that were sent. Records of unknown types stay as long as their command does.
 func (j *Journal) Compact(now time.Time) error {
 	j.mu.Lock()
@@ -107,7 +94,7 @@ func (j *Journal) Compact(now time.Time) error {
 	if j.broken != nil {
 		return j.broken
 	}
-	return j.compact(makePlan(j.state, now))
+	return j.compact(plan{j.state, now})
 }
 
 // compactNow is Compact on the way of something else, which has succeeded: a failure is for the log, and the old file stays in use.

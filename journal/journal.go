@@ -183,8 +183,8 @@ func (j *Journal) open() error {
 		return err
 	}
 	// Nothing is dropped for its age yet: a machine's clock may be anywhere when it starts, and a command that was forgotten would run again.
-	if plan := makePlan(j.state, time.Time{}); plan.saves && j.size >= compactFloor || j.size >= j.compactAt {
-		j.compactNow(plan)
+	if j.state.waste > 0 && j.size >= compactFloor || j.size >= j.compactAt {
+		j.compactNow(plan{state: j.state})
 	}
 	return j.broken
 }
@@ -257,7 +257,7 @@ func (j *Journal) Append(r Record) error {
 		return j.comeBack()
 	}
 	if j.size >= j.compactAt {
-		j.compactNow(makePlan(j.state, j.opts.Now()))
+		j.compactNow(plan{j.state, j.opts.Now()})
 	}
 	return nil
 }
@@ -272,7 +272,7 @@ func (j *Journal) removed() bool {
 func (j *Journal) comeBack() error {
 	err := os.MkdirAll(filepath.Dir(j.path), 0o700)
 	if err == nil {
-		err = j.compact(makePlan(j.state, j.opts.Now()))
+		err = j.compact(plan{j.state, j.opts.Now()})
 	}
 	if err != nil {
 		return j.breakOff(fmt.Errorf("make the journal anew, whose file was removed: %w", err))

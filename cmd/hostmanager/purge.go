@@ -19,7 +19,8 @@ func newPurgeCommand() *cobra.Command {
 		Use:   "purge",
 		Short: "Remove the containers, images and networks of an instance that is taken apart",
 		Long: `Remove from the Docker Engine everything that carries the label of this instance's namespace: containers, images,
-networks. Processes of a hook that a killed agent was running are ended. Files below the root stay. The agent and the proxy must be stopped first.`,
+networks. Processes of a hook that a killed agent was running are ended. Files below the root stay. The agent and the
+proxy must be stopped first.`,
 		Example: "  hostmanager purge\n  hostmanager purge --root /srv/i-1",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

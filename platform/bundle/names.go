@@ -156,22 +156,25 @@ func (n *names) checkTarget(entry, target string) error {
 // checkLinks walks every link as the kernel would, other links of the archive included: reading a target as mere text would miss
 // links that leave the tree only by way of another one.
 func (n *names) checkLinks() error {
-	walked := 0
+	left := max(minWalked, walkedPerLink*len(n.links))
 	for _, e := range n.links {
-		if err := n.walkLink(e, &walked); err != nil {
+		if err := n.walkLink(e, &left); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// maxWalked bounds the work of walking all links of an archive, bytes of paths: some kilobytes for each of as many links as an archive may hold.
-const maxWalked = 128 << 20
+// Bounds of the work of walking all links of an archive, bytes of paths: so much for each that it may hold, and in any case this much.
+const (
+	walkedPerLink = 4 << 10
+	minWalked     = 64 << 20
+)
 
 // maxHops is the kernel's own bound on links in one path.
 const maxHops = 40
 
-func (n *names) walkLink(e entry, walked *int) error {
+func (n *names) walkLink(e entry, left *int) error {
 	at := splitDir(e.path)
 	rest := strings.Split(e.target, "/")
 	for hops := 0; len(rest) > 0; {
@@ -192,7 +195,7 @@ func (n *names) walkLink(e entry, walked *int) error {
 		if len(whole) > n.limits.PathBytes { // nothing of the archive lies there
 			return refuseEntry(e.path, "the link's path is too long")
 		}
-		if *walked += len(whole); *walked > maxWalked {
+		if *left -= len(whole); *left < 0 {
 			return refuseEntry(e.path, "the links of the bundle lead through one another too often to be checked")
 		}
 		to, ok := n.nodes[whole]
@@ -204,7 +207,7 @@ func (n *names) walkLink(e entry, walked *int) error {
 			return refuseEntry(e.path, "the link goes in a circle")
 		}
 		rest = append(strings.Split(to.target, "/"), rest...)
-		*walked += 16 * len(rest)
+		*left -= 16 * len(rest)
 		if len(rest) > maxHops*n.limits.PathBytes {
 			return refuseEntry(e.path, "the link's path is too long")
 		}

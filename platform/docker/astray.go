@@ -9,8 +9,8 @@ import (
 )
 
 // Astray says what does not serve as it was deployed: the container is gone, or was stopped and nothing brings it back, or the proxy does not
-// lead to it. Recover puts it right, but for a container that is gone, or that no file names. "" means that nothing is astray, or that the Engine starts the container
-// again by itself. It changes nothing and does not ask the application; it may run beside anything, but what it says during a flip means nothing. An error means that
+// lead to it. Recover puts it right, but for a container that is gone, or that no file names. "" means that nothing is astray, that nothing is
+// deployed, or that the Engine starts the container again by itself. It changes nothing and does not ask the application; it may run beside anything, but what it says during a flip means nothing. An error means that
 // the Engine or the proxy did not answer.
 func (p *Platform) Astray(ctx context.Context) (string, error) {
 	id, err := readState(p.root.CurrentContainerID())

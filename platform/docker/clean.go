@@ -135,9 +135,9 @@ func (p *Platform) clean(ctx context.Context, releases []string) error {
 	return p.discard(ctx, old)
 }
 
-// findStale goes by the files, the proxy and the Engine: the container that serves, the last good one, the one being staged and the evidence stay,
-// with their images and trees, and so does what gets the requests where no file names it; so do the versions that ran well before them, as many as the settings say, what current leads to, and the releases the caller
-// names.
+// findStale goes by the files, the proxy and the Engine. With their images and trees stay: the container that serves, the last good one, the one
+// being staged, the evidence, and what gets the requests though no file names it; the versions that ran well before them, as many as the settings
+// say; what current leads to; and the releases the caller names.
 func (p *Platform) findStale(ctx context.Context, releases []string) (stale, error) {
 	var keep []string
 	for _, file := range []string{p.root.CurrentContainerID(), lastGoodFile(p.root), p.root.StagingContainerID(), evidenceFile(p.root)} {

@@ -119,7 +119,7 @@ type CollectOptions struct {
 	Hard   bool // the disk is short: all of BuildKit's cache, not only what is beyond its bound
 }
 
-// Collect removes what nobody needs, going by the files and the Engine alone. It runs beside no command, and never removes what serves or a
+// Collect removes what nobody needs, going by the files, the proxy and the Engine. It runs beside no command, and never removes what serves or a
 // version that is kept.
 func (p *Platform) Collect(ctx context.Context, o CollectOptions) error {
 	if err := p.connect(ctx); err != nil {

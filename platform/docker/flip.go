@@ -280,6 +280,9 @@ func (p *Platform) undoFlip(ctx context.Context, c *hooks.Call) error {
 	if err := p.fault("undo.revived"); err != nil {
 		return err
 	}
+	if err := p.awaitValve(ctx); err != nil {
+		return err
+	}
 	generation, addr, _, err := p.valve.State(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the proxy for its state: %w", err)

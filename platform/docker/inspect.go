@@ -81,6 +81,31 @@ func address(e *network.EndpointSettings, port string) string {
 	return net.JoinHostPort(addr.String(), port)
 }
 
+// A proxy that is being restarted is waited for this long by what cannot go on without it, and asked this often.
+const (
+	valveWait  = 10 * time.Second
+	valvePause = 100 * time.Millisecond
+)
+
+// awaitValve returns when the proxy answers, or with why it does not.
+func (p *Platform) awaitValve(ctx context.Context) error {
+	for deadline := time.Now().Add(valveWait); ; {
+		_, _, _, err := p.valve.State(ctx)
+		if err == nil {
+			return nil
+		}
+		pause := time.NewTimer(valvePause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return fmt.Errorf("ask the proxy for its state: %w", err)
+		}
+	}
+}
+
 // reached returns what tells of a container whether requests may come to it, whatever the files say: the proxy leads to it, or it runs while the
 // proxy does not say where it leads.
 func (p *Platform) reached(ctx context.Context) func(id, addr string, runs bool) bool {

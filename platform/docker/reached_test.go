@@ -133,8 +133,32 @@ func (silent) State(context.Context) (uint64, string, string, error) {
 	return 0, "", "", errors.New("no answer")
 }
 
+// Without the proxy nothing is started that nobody could take back: however often it is tried, no container piles up.
+func TestRun_NothingIsStartedWithoutTheProxy(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	blind, err := docker.New(docker.Options{Root: f.root, Namespace: f.ns, Valve: silent{f.valve}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = blind.Close() })
+	c := f.command("CMD-AppDeploy")
+	c.configure(nil)
+	c.unpack(dockertest.BuildHello(t, "1"))
+	if err := c.run(t.Context(), blind, deployDirs...); err == nil || !strings.Contains(err.Error(), "ask the proxy for its state: no answer") {
+		t.Errorf("run: %v", err)
+	}
+	if err := c.unwind(blind); err != nil {
+		t.Error(err)
+	}
+	if all := f.containers(); len(all) > 0 {
+		t.Errorf("%d containers", len(all))
+	}
+}
+
 // While the proxy does not say where it leads, all that runs stays, and goes when it does.
 func TestUndo_WhileTheProxyDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustDeploy("1", nil)
 	c := f.command("CMD-AppDeploy")

@@ -92,6 +92,10 @@ func (p *Platform) run(ctx context.Context, c *hooks.Call, treeLink string) erro
 	if err := p.Wait(ctx); err != nil {
 		return err
 	}
+	// Without the proxy nothing can be flipped, nor undone: what it does not disown may be what serves.
+	if err := p.awaitValve(ctx); err != nil {
+		return err
+	}
 	plan, err := p.planContainer(ctx, c, treeLink)
 	if err != nil {
 		return err
@@ -345,6 +349,9 @@ func (p *Platform) undoRun(ctx context.Context, c *hooks.Call) error {
 	}
 	if ok && current != "" && strings.HasPrefix(in.id, current) {
 		return fmt.Errorf("container %s serves: its flip was not undone", shortID(in.id))
+	}
+	if ok && in.running {
+		_ = p.awaitValve(ctx) // told below
 	}
 	if ok && p.reached(ctx)(in.id, in.addr, in.running) {
 		// Named as staged no more, it goes with the next cleaning that finds the proxy leading elsewhere.
