@@ -218,7 +218,7 @@ func (p *played) takeTimes() {
 	longest, before, last, begun := time.Duration(0), "", began, false
 	for _, r := range p.mine() {
 		if r.Time.Before(began) {
-			begun = begun || r.Type == journal.Started
+			begun = begun || r.Type == journal.Done // the first step leaves the manifest on the disk
 			continue
 		}
 		if pause := r.Time.Sub(last); pause > longest && started.Step == "" {

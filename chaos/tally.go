@@ -29,7 +29,7 @@ type tally struct {
 	wrong      int // anything else that may not be
 	own        []time.Duration
 	whole      []time.Duration
-	unbegun    []time.Duration // own times of commands that were accepted and not begun: their manifest is still to be fetched
+	unfetched  []time.Duration // own times of commands whose manifest was still to be fetched, since no step of them was done
 	worst      string          // the case with the longest own time
 	landed     map[string]int  // what the journal ended with at a kill
 	violations []string
@@ -97,7 +97,7 @@ func (t *tally) print(out io.Writer) {
 }
 
 // printTimes shows how long commands needed after a kill. The fetch of a manifest is S3's time, and S3 may throttle and hang up here, so commands
-// that had not begun stand apart.
+// that still had to do it stand apart.
 func (t *tally) printTimes(out io.Writer) {
 	if len(t.own) > 0 {
 		fmt.Fprintf(out, "from the agent's start to the result of the command it took up, n=%d:\n", len(t.own))
@@ -106,21 +106,21 @@ func (t *tally) printTimes(out io.Writer) {
 		fmt.Fprintf(out, "  longest: %s\n", t.worst)
 		fmt.Fprintf(out, "  all of it                                                               p50 %s  p99 %s  max %s\n", at(t.whole, 0.5), at(t.whole, 0.99), at(t.whole, 1))
 	}
-	if len(t.unbegun) > 0 {
-		fmt.Fprintf(out, "  of commands that had not begun, with the fetch of their manifest, n=%d   p50 %s  p99 %s  max %s\n",
-			len(t.unbegun), at(t.unbegun, 0.5), at(t.unbegun, 0.99), at(t.unbegun, 1))
+	if len(t.unfetched) > 0 {
+		fmt.Fprintf(out, "  of commands of which no step was done, with the fetch of their manifest, n=%d   p50 %s  p99 %s  max %s\n",
+			len(t.unfetched), at(t.unfetched, 0.5), at(t.unfetched, 0.99), at(t.unfetched, 1))
 	}
 }
 
 // ownTime is what a resumed command is held to.
 const ownTime = 2 * time.Second
 
-// timed takes note of how long the last life of a case needed for a command that it found begun, or only accepted.
+// timed takes note of how long the last life of a case needed for a command, of which a step was done when it began, or none.
 func (t *tally) timed(name string, begun bool, whole, own time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !begun {
-		t.unbegun = append(t.unbegun, own)
+		t.unfetched = append(t.unfetched, own)
 		return
 	}
 	if len(t.own) == 0 || own > slices.Max(t.own) {
