@@ -39,18 +39,54 @@ func lonelyEngine(t *testing.T, containers string) (host string, pruned func() [
 	}
 	mux.HandleFunc("POST /v1.41/build/prune", prune)
 	mux.HandleFunc("POST /v1.41/images/prune", prune)
+	return serveEngine(t, mux), func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(asked)
+	}
+}
+
+// serveEngine has somebody answer in the Engine's place.
+func serveEngine(t *testing.T, answers http.Handler) (host string) {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "engine.sock")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: mux}
+	server := &http.Server{Handler: answers}
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() { _ = server.Close() })
-	return "unix://" + socket, func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return slices.Clone(asked)
+	return "unix://" + socket
+}
+
+// The Engine goes on with a removal that a killed agent asked for. Who asks for the same then is refused in words of all sorts, for an image that is gone.
+func TestRemoveImage_ThatIsGoneMeanwhile(t *testing.T) {
+	for name, there := range map[string]bool{"gone": false, "there": true} {
+		t.Run(name, func(t *testing.T) {
+			mux := http.NewServeMux()
+			mux.HandleFunc("/_ping", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Api-Version", "1.41") })
+			mux.HandleFunc("DELETE /v1.41/images/{id}", func(w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, `{"message":"unrecognized image ID"}`, http.StatusInternalServerError)
+			})
+			mux.HandleFunc("GET /v1.41/images/{id}/json", func(w http.ResponseWriter, _ *http.Request) {
+				if !there {
+					w.WriteHeader(http.StatusNotFound)
+				}
+				fmt.Fprint(w, "{}")
+			})
+			p, err := New(Options{Root: layout.Root(t.TempDir()), Host: serveEngine(t, mux), Valve: noValve{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			if err := p.connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.removeImage(t.Context(), "sha256:1"); (err != nil) != there {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }
 
