@@ -280,9 +280,11 @@ func (i *infra) downloadSourceBundle(ctx context.Context, c *hooks.Call) error {
 		return nil
 	}
 	dest := i.release(c)
-	if serves, err := sameFolder(dest, i.root.Current()); err != nil {
+	serves, err := sameFolder(dest, i.root.Current())
+	if err != nil {
 		return err
-	} else if serves {
+	}
+	if serves {
 		return fmt.Errorf("the files in %s serve, of an order with the same manifest whose InvocationId begins alike; send this one with an InvocationId that differs in its first 8 characters", dest)
 	}
 	if err := os.RemoveAll(dest); err != nil { // of an attempt that was cut short
@@ -301,9 +303,11 @@ func sameFolder(a, b string) (bool, error) {
 	var info [2]fs.FileInfo
 	for n, path := range []string{a, b} {
 		var err error
-		if info[n], err = os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		info[n], err = os.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			return false, nil
-		} else if err != nil {
+		case err != nil:
 			return false, fmt.Errorf("look at the tree that serves: %w", err)
 		}
 	}

@@ -196,7 +196,7 @@ func (r *room) open(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.registered(ctx)
+	return r.whileAlive(ctx, r.registered)
 }
 
 // folder makes the room's folder.
@@ -306,8 +306,6 @@ func (r *room) registered(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
-		case err := <-r.died:
-			return err
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

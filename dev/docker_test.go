@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
@@ -51,6 +54,51 @@ func TestRun_WithRealInstances(t *testing.T) {
 	for n := 1; n <= 2; n++ {
 		checkRemoved(t, engine, namespace(t, filepath.Join(o.Root, fmt.Sprintf("i-dev%07d", n))))
 	}
+}
+
+// TestRun_StoppedInTheMiddleOfAHook stops a room while a hook runs, which has started something in a session of its own: nothing of it is left.
+func TestRun_StoppedInTheMiddleOfAHook(t *testing.T) {
+	engine := dockertest.Require(t)
+	o, out := options(t, "")
+	o.Hostmanager, o.Dir, o.Instances = buildHostmanager(t), dockertest.BuildHello(t, "v1"), 1
+	hooks := filepath.Join(o.Dir, ".platform", "hooks", "prebuild")
+	if err := os.MkdirAll(hooks, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sleeps := fmt.Sprintf("600.%d", rand.Uint32())
+	if err := os.WriteFile(filepath.Join(hooks, "01wait"), []byte("#!/bin/sh\nsetsid sleep "+sleeps+" &\nsleep "+sleeps+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- dev.Run(ctx, o) }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for running(sleeps) < 2 {
+		select {
+		case err := <-ended:
+			t.Fatalf("ended before the hook ran: %v\n%s", err, out.text.String())
+		case <-tick.C:
+		}
+	}
+	stop()
+	if err := <-ended; !errors.Is(err, fleet.ErrInterrupted) {
+		t.Errorf("ended with %v", err)
+	}
+	if n := running(sleeps); n > 0 {
+		t.Errorf("%d processes of the hook are left", n)
+	}
+	checkRemoved(t, engine, namespace(t, filepath.Join(o.Root, "i-dev0000001")))
+}
+
+// running counts the processes that sleep for that time.
+func running(sleeps string) int {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	return len(slices.DeleteFunc(lines, func(path string) bool {
+		text, err := os.ReadFile(path)
+		return err != nil || string(text) != "sleep\x00"+sleeps+"\x00"
+	}))
 }
 
 // buildHostmanager returns the path of the binary.

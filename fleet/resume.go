@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"hostmanager/aws/queue"
@@ -125,7 +124,7 @@ func (o *operation) sweep(ctx context.Context) {
 		return // the next operation tries again
 	}
 	urls = slices.DeleteFunc(urls, func(url string) bool {
-		return !protocol.IsResultQueue(o.Record.EnvironmentID(), url[strings.LastIndexByte(url, '/')+1:])
+		return !protocol.IsResultQueue(o.Record.EnvironmentID(), queueName(url))
 	})
 	for _, url := range urls[:min(len(urls), maxSwept)] {
 		attrs, err := o.Queues.Attributes(ctx, url)

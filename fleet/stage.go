@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -93,7 +92,7 @@ func targetID(t environment.Target) string {
 	if t.InstanceID != "" {
 		return t.InstanceID
 	}
-	return t.Queue[strings.LastIndexByte(t.Queue, '/')+1:]
+	return queueName(t.Queue)
 }
 
 // waiting returns the targets without an outcome in the stage. Those an earlier stage was not for are not asked again.

@@ -107,6 +107,9 @@ func byID(ids []string, instances []environment.Instance) (targets, error) {
 	return t, nil
 }
 
+// queueName is the name in a queue's URL.
+func queueName(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
+
 // byQueue finds the instance behind each queue by what is said, else by its registration, else by the queue's name; where neither tells, it stays open until the
 // instance answers.
 func byQueue(urls []string, instances []environment.Instance, environmentID string) targets {
@@ -118,7 +121,7 @@ func byQueue(urls []string, instances []environment.Instance, environmentID stri
 			t.chosen = append(t.chosen, environment.Target{InstanceID: id, Queue: rest})
 			continue
 		}
-		name := url[strings.LastIndexByte(url, '/')+1:]
+		name := queueName(url)
 		if id, ours := strings.CutPrefix(name, prefix); ours && protocol.ValidID(id) {
 			target.InstanceID = id
 		}

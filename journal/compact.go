@@ -86,8 +86,8 @@ func ofWork(t Type) bool {
 	return false
 }
 
-// Compact rewrites the journal without what nobody needs at now: commands whose result was sent or given up longer ago than Window, and payloads of steps
-// of commands that were sent. Records of unknown types stay as long as their command does.
+// Compact rewrites the journal without what nobody needs at now: commands whose result was sent or given up longer ago than Window, and payloads of
+// steps of commands that were sent. Records of unknown types stay as long as their command does.
 func (j *Journal) Compact(now time.Time) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -9,8 +9,8 @@
 //   - How a text is cut into writes changes nothing, but for values of several lines: those are hidden whole where they arrive whole, and line
 //     by line (from MinLength bytes) where not. Base64 and hexadecimal are found across the line ends that their encoders make.
 //   - No form of a value is ever written down: texts are decoded while they are compared. Memory is that of the values, some words for each of
-//     their lines, and in a Writer 64 KiB and the longest text that is still the beginning of a value. Values take Remembered bytes at most, or as
-//     much as those do that were named lately.
+//     their lines, and in a Writer 64 KiB and the longest text that is still the beginning of a value. Values take Remembered bytes at most, or
+//     twice what those do that were named lately.
 package redact
 
 import (
