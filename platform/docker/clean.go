@@ -160,10 +160,10 @@ func (p *Platform) findStale(ctx context.Context, releases []string) (stale, err
 	if err != nil {
 		return stale{}, fmt.Errorf("list containers: %w", err)
 	}
-	reached := p.reached(ctx)
+	reached := p.reach(ctx)
 	named := func(c container.Summary) bool {
 		runs := c.State != container.StateExited && c.State != container.StateCreated
-		return slices.ContainsFunc(keep, func(id string) bool { return strings.HasPrefix(c.ID, id) }) || reached(c.ID, p.addressOf(c), runs)
+		return slices.ContainsFunc(keep, func(id string) bool { return strings.HasPrefix(c.ID, id) }) || reached.has(c.ID, p.addressOf(c), runs)
 	}
 	good, err := p.goodVersions(ctx, list, named)
 	if err != nil {

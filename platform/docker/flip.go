@@ -280,12 +280,9 @@ func (p *Platform) undoFlip(ctx context.Context, c *hooks.Call) error {
 	if err := p.fault("undo.revived"); err != nil {
 		return err
 	}
-	if err := p.awaitValve(ctx); err != nil {
-		return err
-	}
-	generation, addr, _, err := p.valve.State(ctx)
+	generation, addr, _, err := p.valveState(ctx)
 	if err != nil {
-		return fmt.Errorf("ask the proxy for its state: %w", err)
+		return err
 	}
 	if addr != st.OldTarget.Addr {
 		if err := p.swap(ctx, st.OldTarget, generation); err != nil {

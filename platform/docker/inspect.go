@@ -87,12 +87,11 @@ const (
 	valvePause = 100 * time.Millisecond
 )
 
-// awaitValve returns when the proxy answers, or with why it does not.
-func (p *Platform) awaitValve(ctx context.Context) error {
+// valveState is the valve's State, asked again for a while where the proxy does not answer.
+func (p *Platform) valveState(ctx context.Context) (generation uint64, addr, id string, err error) {
 	for deadline := time.Now().Add(valveWait); ; {
-		_, _, _, err := p.valve.State(ctx)
-		if err == nil {
-			return nil
+		if generation, addr, id, err = p.valve.State(ctx); err == nil {
+			return generation, addr, id, nil
 		}
 		pause := time.NewTimer(valvePause)
 		select {
@@ -101,22 +100,40 @@ func (p *Platform) awaitValve(ctx context.Context) error {
 			pause.Stop()
 		}
 		if ctx.Err() != nil || time.Now().After(deadline) {
-			return fmt.Errorf("ask the proxy for its state: %w", err)
+			return 0, "", "", fmt.Errorf("ask the proxy for its state: %w", err)
 		}
 	}
 }
 
-// reached returns what tells of a container whether requests may come to it, whatever the files say: the proxy leads to it, or it runs while the
-// proxy does not say where it leads.
-func (p *Platform) reached(ctx context.Context) func(id, addr string, runs bool) bool {
-	_, addr, target, err := p.valve.State(ctx)
+// reach is what the proxy says of where it leads.
+type reach struct {
+	addr, id string
+	err      error // it says nothing
+}
+
+// reach asks the proxy once, for what comes again by itself.
+func (p *Platform) reach(ctx context.Context) reach {
+	_, addr, id, err := p.valve.State(ctx)
 	if err != nil {
 		p.log.Warn("the proxy does not say where it leads: what runs is left alone", "error", err)
-		return func(_, _ string, runs bool) bool { return runs }
 	}
-	return func(id, at string, _ bool) bool {
-		return addr != "" && (at == addr || target != "" && strings.HasPrefix(id, target))
+	return reach{addr, id, err}
+}
+
+// has tells whether requests may come to a container, whatever the files say: the proxy leads to it, or it runs and the proxy does not say.
+func (r reach) has(id, addr string, runs bool) bool {
+	if r.err != nil {
+		return runs
 	}
+	return r.addr != "" && (addr == r.addr || r.id != "" && strings.HasPrefix(id, r.id))
+}
+
+// leaves says why such a container is left running.
+func (r reach) leaves(id string) error {
+	if r.err != nil {
+		return fmt.Errorf("container %s is left running: requests may come to it: %w", shortID(id), r.err)
+	}
+	return fmt.Errorf("container %s is left running: the proxy leads to it", shortID(id))
 }
 
 // unnamed returns the container of ours that the proxy leads to, for where no file names one that serves. A proxy that does not answer tells of none.

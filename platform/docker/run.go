@@ -93,7 +93,7 @@ func (p *Platform) run(ctx context.Context, c *hooks.Call, treeLink string) erro
 		return err
 	}
 	// Without the proxy nothing can be flipped, nor undone: what it does not disown may be what serves.
-	if err := p.awaitValve(ctx); err != nil {
+	if _, _, _, err := p.valveState(ctx); err != nil {
 		return err
 	}
 	plan, err := p.planContainer(ctx, c, treeLink)
@@ -350,13 +350,14 @@ func (p *Platform) undoRun(ctx context.Context, c *hooks.Call) error {
 	if ok && current != "" && strings.HasPrefix(in.id, current) {
 		return fmt.Errorf("container %s serves: its flip was not undone", shortID(in.id))
 	}
-	if ok && in.running {
-		_ = p.awaitValve(ctx) // told below
+	var proxy reach
+	if ok {
+		_, proxy.addr, proxy.id, proxy.err = p.valveState(ctx)
 	}
-	if ok && p.reached(ctx)(in.id, in.addr, in.running) {
+	if ok && proxy.has(in.id, in.addr, in.running) {
 		// Named as staged no more, it goes with the next cleaning that finds the proxy leading elsewhere.
 		return errors.Join(
-			fmt.Errorf("container %s is left running: the proxy leads to it, or does not say where it leads", shortID(in.id)),
+			proxy.leaves(in.id),
 			writeState(p.root.StagingContainerID(), ""),
 		)
 	}
