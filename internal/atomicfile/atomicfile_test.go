@@ -12,11 +12,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/disktest"
 )
 
 // names lists a folder.
@@ -200,20 +200,6 @@ func TestReadFileLimit_Bounds(t *testing.T) {
 	}
 }
 
-// soon fails a test whose function hangs.
-func soon(t *testing.T, what string, do func() error) error {
-	t.Helper()
-	ended := make(chan error, 1)
-	go func() { ended <- do() }()
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s hangs", what)
-		return nil
-	}
-}
-
 func TestOpenRegular_NeitherWaitsNorTakesAnythingElse(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -231,7 +217,7 @@ func TestOpenRegular_NeitherWaitsNorTakesAnythingElse(t *testing.T) {
 				if !follow {
 					flag |= unix.O_NOFOLLOW
 				}
-				err := soon(t, name+" "+file, func() error {
+				err := disktest.Soon(t, name+" "+file, func() error {
 					f, err := atomicfile.OpenRegular(at(file), flag, 0o600)
 					if err == nil {
 						err = f.Close()
@@ -261,7 +247,7 @@ func TestReadFileLimit_APipeOnlyWhereItIsGiven(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := soon(t, "reading a pipe", func() error {
+	err := disktest.Soon(t, "reading a pipe", func() error {
 		_, err := atomicfile.ReadFileLimit(pipe, 5)
 		return err
 	})
@@ -269,7 +255,7 @@ func TestReadFileLimit_APipeOnlyWhereItIsGiven(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	go func() { _ = os.WriteFile(pipe, []byte("key"), 0o600) }()
-	err = soon(t, "reading a pipe that is written", func() error {
+	err = disktest.Soon(t, "reading a pipe that is written", func() error {
 		got, err := atomicfile.ReadGivenLimit(pipe, 5)
 		if string(got) != "key" {
 			err = fmt.Errorf("read %q, %w", got, err)

@@ -1,4 +1,4 @@
-// Package disktest gives tests a real small file system of their own, and fills it. Only tests import it.
+// Package disktest gives tests a real small file system of their own, and fills it, and bounds what waits for a file. Only tests import it.
 package disktest
 
 import (
@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -156,5 +157,19 @@ func FillInodes(t testing.TB, dir string, left int64) {
 		if err := errors.Join(err, f.Close()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Soon fails a test whose function hangs, as opening a pipe does.
+func Soon(t *testing.T, what string, do func() error) error {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- do() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s hangs", what)
+		return nil
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hostmanager/internal/atomicfile"
+	"hostmanager/internal/disktest"
 	"hostmanager/internal/layout"
 )
 
@@ -55,7 +55,7 @@ func TestOpenLog_WhateverIsInItsPlace(t *testing.T) {
 				if err := errors.Join(os.MkdirAll(filepath.Dir(log.path), 0o755), put(log.path)); err != nil {
 					t.Fatal(err)
 				}
-				if err := soon(t, log.path, log.use); err != nil {
+				if err := disktest.Soon(t, log.path, log.use); err != nil {
 					t.Error(err)
 				}
 				info, err := os.Lstat(log.path)
@@ -70,20 +70,6 @@ func TestOpenLog_WhateverIsInItsPlace(t *testing.T) {
 	}
 }
 
-// soon fails a test whose function hangs.
-func soon(t *testing.T, what string, do func() error) error {
-	t.Helper()
-	ended := make(chan error, 1)
-	go func() { ended <- do() }()
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s hangs", what)
-		return nil
-	}
-}
-
 // A pipe that takes the place of an open log file is found at the next note of the position, which goes on in a new file.
 func TestContainerLog_APipeWhileItIsOpen(t *testing.T) {
 	l, err := openContainerLog(layout.Root(t.TempDir()), idA)
@@ -94,7 +80,7 @@ func TestContainerLog_APipeWhileItIsOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = soon(t, "noting the position", func() error {
+	err = disktest.Soon(t, "noting the position", func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return l.save()
@@ -112,14 +98,14 @@ func TestReadState_APipeInItsPlace(t *testing.T) {
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := soon(t, "reading", func() error {
+	err := disktest.Soon(t, "reading", func() error {
 		_, err := readState(path)
 		return err
 	})
 	if !errors.Is(err, atomicfile.ErrNotRegular) {
 		t.Errorf("read: %v", err)
 	}
-	if err := soon(t, "writing", func() error { return writeState(path, idA) }); err != nil {
+	if err := disktest.Soon(t, "writing", func() error { return writeState(path, idA) }); err != nil {
 		t.Error(err)
 	}
 	if id, err := readState(path); id != idA || err != nil {

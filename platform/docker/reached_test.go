@@ -27,6 +27,20 @@ func (f *fixture) runningNow() []string {
 	return strings.Fields(f.snapshot().Running)
 }
 
+// swapped is a deployment that a kill cut short behind the proxy's swap.
+func (f *fixture) swapped(version string) *command {
+	f.t.Helper()
+	c := f.command("CMD-AppDeploy")
+	c.configure(nil)
+	c.unpack(dockertest.BuildHello(f.t, version))
+	dying := f.open("")
+	dying.SetFault(killAt("flip.swapped"))
+	if err := c.run(f.t.Context(), dying, deployDirs...); !errors.Is(err, errKilled) {
+		f.t.Fatalf("run: %v", err)
+	}
+	return c
+}
+
 // A flip that was cut short behind its swap, and whose old container is gone, cannot be taken back: then the new one, which gets the requests and
 // which no file names, is what serves. Neither undoing nor recovering nor collecting takes it away, and a later deployment goes on from it.
 func TestUndo_LeavesAloneWhatGetsTheRequests(t *testing.T) {
@@ -36,14 +50,7 @@ func TestUndo_LeavesAloneWhatGetsTheRequests(t *testing.T) {
 			f := newFixture(t)
 			f.mustDeploy("1", nil)
 			old := f.state(f.root.CurrentContainerID())
-			c := f.command("CMD-AppDeploy")
-			c.configure(nil)
-			c.unpack(dockertest.BuildHello(t, "2"))
-			dying := f.open("")
-			dying.SetFault(killAt("flip.swapped"))
-			if err := c.run(t.Context(), dying, deployDirs...); !errors.Is(err, errKilled) {
-				t.Fatalf("run: %v", err)
-			}
+			c := f.swapped("2")
 			f.remove(old)
 			next := f.open("")
 			if resumed {
@@ -133,15 +140,22 @@ func (silent) State(context.Context) (uint64, string, string, error) {
 	return 0, "", "", errors.New("no answer")
 }
 
+// blind is a platform of the fixture whose proxy does not answer.
+func (f *fixture) blind() *docker.Platform {
+	f.t.Helper()
+	p, err := docker.New(docker.Options{Root: f.root, Namespace: f.ns, Valve: silent{f.valve}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
 // Without the proxy nothing is started that nobody could take back: however often it is tried, no container piles up.
 func TestRun_NothingIsStartedWithoutTheProxy(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	blind, err := docker.New(docker.Options{Root: f.root, Namespace: f.ns, Valve: silent{f.valve}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = blind.Close() })
+	blind := f.blind()
 	c := f.command("CMD-AppDeploy")
 	c.configure(nil)
 	c.unpack(dockertest.BuildHello(t, "1"))
@@ -161,19 +175,8 @@ func TestUndo_WhileTheProxyDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustDeploy("1", nil)
-	c := f.command("CMD-AppDeploy")
-	c.configure(nil)
-	c.unpack(dockertest.BuildHello(t, "2"))
-	dying := f.open("")
-	dying.SetFault(killAt("flip.swapped"))
-	if err := c.run(t.Context(), dying, deployDirs...); !errors.Is(err, errKilled) {
-		t.Fatalf("run: %v", err)
-	}
-	blind, err := docker.New(docker.Options{Root: f.root, Namespace: f.ns, Valve: silent{f.valve}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = blind.Close() })
+	c := f.swapped("2")
+	blind := f.blind()
 	for _, s := range []*step{c.steps[len(c.steps)-1], c.steps[len(c.steps)-2]} { // 01flip, 00run
 		c.steps = []*step{s}
 		if err := c.unwind(blind); err == nil {

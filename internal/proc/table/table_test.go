@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -127,26 +128,30 @@ func TestTable_TellsAWholeEnvironmentFromAPart(t *testing.T) {
 	}
 }
 
-// Of a process that was started without an environment that is known at once: nobody waits for one.
-func TestTable_KnowsThatThereIsNoEnvironment(t *testing.T) {
-	table := open(t)
-	cmd := exec.Command("/bin/cat")
-	cmd.Env = []string{}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
+// started starts a process that is ended with the test, and returns both ends of it.
+func started(t *testing.T, cmd *exec.Cmd) (in io.Writer, out io.Reader) {
+	t.Helper()
+	in, errIn := cmd.StdinPipe()
+	out, errOut := cmd.StdoutPipe()
+	if err := errors.Join(errIn, errOut); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		_ = in.Close()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-	}()
+	})
+	return in, out
+}
+
+// Of a process that was started without an environment that is known at once: nobody waits for one.
+func TestTable_KnowsThatThereIsNoEnvironment(t *testing.T) {
+	table := open(t)
+	cmd := exec.Command("/bin/cat")
+	cmd.Env = []string{}
+	in, out := started(t, cmd)
 	if _, err := in.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -167,22 +172,7 @@ func TestTable_TellsAnUnmappedEnvironmentFromAnExec(t *testing.T) {
 	}
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
 	cmd.Env = []string{unmap + "=1", "LONG=" + strings.Repeat("x", 64<<10)}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
+	_, out := started(t, cmd)
 	if got, err := bufio.NewReader(out).ReadString('\n'); err != nil || got != "unmapped\n" {
 		t.Fatalf("%q, %v", got, err)
 	}
